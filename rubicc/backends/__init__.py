@@ -1,0 +1,1 @@
+"""Targets. Each backend has the same rooms: check, plan, emit, run, report."""

@@ -1,0 +1,1 @@
+"""CPU and GPU through ONNX Runtime and OpenVINO."""

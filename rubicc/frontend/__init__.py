@@ -1,0 +1,1 @@
+"""Reading model files safely and lowering them to the graph."""

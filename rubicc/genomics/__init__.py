@@ -1,0 +1,1 @@
+"""Reads, signal, decoding, alignment. Knows nothing of compilers."""

@@ -1,0 +1,1 @@
+"""The typed QONNX graph: types, rules, execution, costs, safe files."""

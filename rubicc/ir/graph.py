@@ -1,0 +1,117 @@
+"""The one intermediate form: a QONNX graph held in memory by ``onnx_ir``.
+
+``Graph`` adds to ``onnx_ir.Model`` what rubicc relies on everywhere: model metadata, provenance of every node,
+weight-sharing copies, and the canonical order of opsets (the ``''`` domain first, because qonnx reads
+``opset_import[0]`` as the ONNX opset). It stays thin on purpose: passes edit ``graph.ir`` with onnx_ir's own API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+import onnx_ir as ir
+
+from rubicc.spec import META_KEY, ModelMeta
+
+QONNX_DOMAIN = "qonnx.custom_op.general"
+SOURCE_KEY = "rubicc.source"  # PyTorch module path (or original ONNX node name) the node came from
+MADE_BY_KEY = "rubicc.made_by"  # pass id that created the node; absent on nodes of the front end
+
+
+class Graph:
+    """A QONNX graph with metadata and provenance.
+
+    Attributes:
+        model: the underlying ``onnx_ir.Model``.
+        meta: what the model is beside its weights; ``None`` for a bare ONNX file.
+    """
+
+    def __init__(self, model: ir.Model, meta: ModelMeta | None = None) -> None:
+        self.model = model
+        stored = model.graph.metadata_props.get(META_KEY) or model.metadata_props.get(META_KEY)
+        self.meta = meta if meta is not None else (ModelMeta.from_json(stored) if stored else None)
+        _order_opsets(model)
+
+    @property
+    def ir(self) -> ir.Graph:
+        """The main graph; edit it with onnx_ir's API."""
+        return self.model.graph
+
+    @property
+    def nodes(self) -> list[ir.Node]:
+        """Main-graph nodes in topological order."""
+        return list(self.model.graph)
+
+    @property
+    def inputs(self) -> list[ir.Value]:
+        """Inputs that are not initializers."""
+        return [v for v in self.model.graph.inputs if v.name not in self.model.graph.initializers]
+
+    @property
+    def outputs(self) -> list[ir.Value]:
+        """Graph outputs."""
+        return list(self.model.graph.outputs)
+
+    @property
+    def opset(self) -> int:
+        """Version of the ONNX operator set."""
+        return self.model.opset_imports.get("", 0)
+
+    def op_counts(self) -> dict[str, int]:
+        """Operator types (``domain::`` prefixed unless standard) and how often each occurs, sorted."""
+        counts: dict[str, int] = {}
+        for node in self.all_nodes():
+            key = op_key(node)
+            counts[key] = counts.get(key, 0) + 1
+        return dict(sorted(counts.items()))
+
+    def all_nodes(self) -> Iterator[ir.Node]:
+        """Nodes of the main graph and of every nested subgraph."""
+        return self.model.graph.all_nodes()
+
+    def clone(self) -> Graph:
+        """A copy whose topology is independent and whose weights are shared (no tensor is copied)."""
+        return Graph(self.model.clone(), self.meta)
+
+    def to_proto(self) -> onnx.ModelProto:
+        """Serialise, with metadata in ``metadata_props``."""
+        if self.meta is not None:
+            self.model.metadata_props[META_KEY] = self.meta.to_json()
+        _order_opsets(self.model)
+        return ir.to_proto(self.model)
+
+    @classmethod
+    def from_proto(cls, proto: onnx.ModelProto, meta: ModelMeta | None = None) -> Graph:
+        """Wrap a trusted, already checked proto (files go through :mod:`rubicc.ir.io`)."""
+        return cls(ir.from_proto(proto), meta)
+
+
+def op_key(node: ir.Node) -> str:
+    """``Conv`` for the standard domain, ``qonnx.custom_op.general::Quant`` otherwise."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+
+
+def source_of(node: ir.Node) -> str:
+    """Module path the node came from, or its own name when unknown."""
+    return node.metadata_props.get(SOURCE_KEY) or node.name or f"<{node.op_type}>"
+
+
+def inherit_provenance(new: ir.Node, old: ir.Node, made_by: str) -> ir.Node:
+    """Mark ``new`` as made by pass ``made_by`` from ``old``; returns ``new``."""
+    if SOURCE_KEY in old.metadata_props:
+        new.metadata_props[SOURCE_KEY] = old.metadata_props[SOURCE_KEY]
+    new.metadata_props[MADE_BY_KEY] = made_by
+    return new
+
+
+def _order_opsets(model: ir.Model) -> None:
+    imports = model.opset_imports
+    if next(iter(imports), "") != "":
+        ordered = (
+            {"": imports[""], **{k: v for k, v in imports.items() if k != ""}}
+            if "" in imports
+            else dict(imports)
+        )
+        imports.clear()
+        imports.update(ordered)

@@ -1,0 +1,1 @@
+"""The zoo: published genomic networks as plain torch modules."""

@@ -1,0 +1,1 @@
+"""Graph rewrites: one pass, one file, one class."""
