@@ -19,7 +19,8 @@ class Source:
     """Exactly one of ``module``, ``program`` and ``graph`` is set.
 
     Attributes:
-        kind: reader id: ``checkpoint``, ``state-dict``, ``pt2``, ``hf``, ``bonito``, ``taiyaki``, ``onnx``, ``python``.
+        kind: reader id: ``checkpoint``, ``state-dict``, ``pt2``, ``hf``, ``bonito``, ``taiyaki``,
+            ``onnx``, ``python``.
         name: short name for reports (never a path of this machine).
         sha256: digest of the input file, or of the sorted (name, digest) list of a folder's files.
         meta: what the model says about itself; ``None`` when it says nothing.

@@ -1,8 +1,9 @@
 """The one intermediate form: a QONNX graph held in memory by ``onnx_ir``.
 
-``Graph`` adds to ``onnx_ir.Model`` what rubicc relies on everywhere: model metadata, provenance of every node,
-weight-sharing copies, and the canonical order of opsets (the ``''`` domain first, because qonnx reads
-``opset_import[0]`` as the ONNX opset). It stays thin on purpose: passes edit ``graph.ir`` with onnx_ir's own API.
+``Graph`` adds to ``onnx_ir.Model`` what rubicc relies on everywhere: model metadata, provenance of every
+node, weight-sharing copies, and the canonical order of opsets (the ``''`` domain first, because qonnx reads
+``opset_import[0]`` as the ONNX opset). It stays thin on purpose: passes edit ``graph.ir`` with onnx_ir's
+own API.
 """
 
 from __future__ import annotations
@@ -107,11 +108,7 @@ def inherit_provenance(new: ir.Node, old: ir.Node, made_by: str) -> ir.Node:
 
 def _order_opsets(model: ir.Model) -> None:
     imports = model.opset_imports
-    if next(iter(imports), "") != "":
-        ordered = (
-            {"": imports[""], **{k: v for k, v in imports.items() if k != ""}}
-            if "" in imports
-            else dict(imports)
-        )
+    if "" in imports and next(iter(imports)) != "":
+        ordered = {"": imports[""]} | dict(imports)
         imports.clear()
         imports.update(ordered)

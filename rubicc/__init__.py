@@ -1,0 +1,23 @@
+"""rubicc: from PyTorch genomic networks to the hardware they must run on.
+
+``import rubicc`` is cheap: everything heavy is imported when first used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rubicc.errors import RubiccError
+
+__version__ = "0.1.0"
+__all__ = ["RubiccError", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Public API, imported on first use (PEP 562)."""
+    from importlib import import_module
+
+    api = import_module("rubicc.api")
+    if name in api.__all__:
+        return getattr(api, name)
+    raise AttributeError(f"module 'rubicc' has no attribute {name!r}")
