@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import onnx
-import onnx_ir as ir
+import onnx_ir
 
 from rubicc.spec import META_KEY, ModelMeta
 
@@ -28,29 +28,29 @@ class Graph:
         meta: what the model is beside its weights; ``None`` for a bare ONNX file.
     """
 
-    def __init__(self, model: ir.Model, meta: ModelMeta | None = None) -> None:
+    def __init__(self, model: onnx_ir.Model, meta: ModelMeta | None = None) -> None:
         self.model = model
         stored = model.graph.metadata_props.get(META_KEY) or model.metadata_props.get(META_KEY)
         self.meta = meta if meta is not None else (ModelMeta.from_json(stored) if stored else None)
         _order_opsets(model)
 
     @property
-    def ir(self) -> ir.Graph:
+    def ir(self) -> onnx_ir.Graph:
         """The main graph; edit it with onnx_ir's API."""
         return self.model.graph
 
     @property
-    def nodes(self) -> list[ir.Node]:
+    def nodes(self) -> list[onnx_ir.Node]:
         """Main-graph nodes in topological order."""
         return list(self.model.graph)
 
     @property
-    def inputs(self) -> list[ir.Value]:
+    def inputs(self) -> list[onnx_ir.Value]:
         """Inputs that are not initializers."""
         return [v for v in self.model.graph.inputs if v.name not in self.model.graph.initializers]
 
     @property
-    def outputs(self) -> list[ir.Value]:
+    def outputs(self) -> list[onnx_ir.Value]:
         """Graph outputs."""
         return list(self.model.graph.outputs)
 
@@ -67,7 +67,7 @@ class Graph:
             counts[key] = counts.get(key, 0) + 1
         return dict(sorted(counts.items()))
 
-    def all_nodes(self) -> Iterator[ir.Node]:
+    def all_nodes(self) -> Iterator[onnx_ir.Node]:
         """Nodes of the main graph and of every nested subgraph."""
         return self.model.graph.all_nodes()
 
@@ -80,25 +80,25 @@ class Graph:
         if self.meta is not None:
             self.model.metadata_props[META_KEY] = self.meta.to_json()
         _order_opsets(self.model)
-        return ir.to_proto(self.model)
+        return onnx_ir.to_proto(self.model)
 
     @classmethod
     def from_proto(cls, proto: onnx.ModelProto, meta: ModelMeta | None = None) -> Graph:
         """Wrap a trusted, already checked proto (files go through :mod:`rubicc.ir.io`)."""
-        return cls(ir.from_proto(proto), meta)
+        return cls(onnx_ir.from_proto(proto), meta)
 
 
-def op_key(node: ir.Node) -> str:
+def op_key(node: onnx_ir.Node) -> str:
     """``Conv`` for the standard domain, ``qonnx.custom_op.general::Quant`` otherwise."""
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
 
 
-def source_of(node: ir.Node) -> str:
+def source_of(node: onnx_ir.Node) -> str:
     """Module path the node came from, or its own name when unknown."""
     return node.metadata_props.get(SOURCE_KEY) or node.name or f"<{node.op_type}>"
 
 
-def inherit_provenance(new: ir.Node, old: ir.Node, made_by: str) -> ir.Node:
+def inherit_provenance(new: onnx_ir.Node, old: onnx_ir.Node, made_by: str) -> onnx_ir.Node:
     """Mark ``new`` as made by pass ``made_by`` from ``old``; returns ``new``."""
     if SOURCE_KEY in old.metadata_props:
         new.metadata_props[SOURCE_KEY] = old.metadata_props[SOURCE_KEY]
@@ -106,7 +106,7 @@ def inherit_provenance(new: ir.Node, old: ir.Node, made_by: str) -> ir.Node:
     return new
 
 
-def _order_opsets(model: ir.Model) -> None:
+def _order_opsets(model: onnx_ir.Model) -> None:
     imports = model.opset_imports
     if "" in imports and next(iter(imports)) != "":
         ordered = {"": imports[""]} | dict(imports)
