@@ -1,0 +1,242 @@
+"""PyTorch to ONNX: the two exporters, what each is used for, and what neither may do silently.
+
+* Eager modules are traced by the TorchScript exporter. It keeps one ``Conv``/``GRU``/``LSTM`` node per layer,
+  names nodes by module path, honours symbolic batch and time for recurrent layers, and takes 30 ms where the
+  dynamo exporter takes seconds. The dynamo exporter bakes the time axis of recurrent nets into the graph
+  without an error (torch 2.13), so it is never used for them.
+* Exported programs (``.pt2``) and modules that cannot be traced go through the dynamo exporter.
+
+Neither is believed: :mod:`rubicc.frontend.lower` re-executes every graph at a second shape.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import onnx
+import onnx_ir
+
+from rubicc.errors import ModelRefused
+from rubicc.ir.graph import SOURCE_KEY, Graph
+from rubicc.spec import TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+OPSET = 20  # newest both exporters write by default under torch 2.13; qonnx, ORT and OpenVINO execute it
+Feeds = dict[str, np.ndarray]
+
+
+def is_recurrent(module: torch.nn.Module) -> bool:
+    """Whether any submodule is a torch RNN, LSTM or GRU."""
+    import torch
+
+    return any(isinstance(sub, torch.nn.RNNBase) for sub in module.modules())
+
+
+def is_brevitas(module: torch.nn.Module) -> bool:
+    """Whether any submodule comes from Brevitas."""
+    return any(type(sub).__module__.startswith("brevitas.") for sub in module.modules())
+
+
+def trace(
+    module: torch.nn.Module,
+    inputs: Sequence[TensorSpec],
+    feeds: Feeds,
+    outputs: Sequence[TensorSpec],
+) -> onnx.ModelProto:
+    """Export an eager module with the TorchScript exporter; Brevitas quantisers become Quant nodes.
+
+    Args:
+        module: in eval mode.
+        inputs: specs whose string dimensions stay symbolic.
+        feeds: one example array per input.
+        outputs: specs whose string dimensions stay symbolic.
+
+    Raises:
+        ModelRefused: ``RUB-LOW-001`` when torch cannot trace or express the module.
+    """
+    import torch
+
+    _refuse_quantised_recurrence(module)
+    args = tuple(torch.from_numpy(feeds[spec.name]) for spec in inputs)
+    axes = {
+        spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
+        for spec in (*inputs, *outputs)
+    }
+    options: dict[str, Any] = {
+        "input_names": [spec.name for spec in inputs],
+        "output_names": [spec.name for spec in outputs],
+        "dynamic_axes": axes,
+        "opset_version": OPSET,
+        "dynamo": False,
+        # Folding and batch-norm fusion belong to our passes, where they are executed before and after.
+        "training": torch.onnx.TrainingMode.PRESERVE,
+        "do_constant_folding": False,
+    }
+    with quiet_torch(), torch.no_grad():
+        try:
+            if is_brevitas(module):
+                from brevitas.export import export_qonnx
+
+                proto = export_qonnx(module, args=args, **options)
+            else:
+                buffer = io.BytesIO()
+                torch.onnx.export(module, args, cast(Any, buffer), **options)  # the tracer takes a stream
+                proto = onnx.load_from_string(buffer.getvalue())
+        except Exception as err:
+            raise _export_error(module, err) from err
+    _drop_static_inputs(proto)
+    if not proto.graph.node:
+        # Brevitas' QuantLSTM does exactly this: success is reported and the graph is empty.
+        raise ModelRefused(
+            "RUB-LOW-003",
+            "the exporter reported success and wrote an empty graph",
+            where=type(module).__name__,
+            hint="replace layers the exporter does not know (quantised recurrent layers are one such kind)",
+        )
+    return proto
+
+
+def export_program(
+    program: torch.export.ExportedProgram | torch.nn.Module,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    feeds: Feeds | None = None,
+) -> onnx.ModelProto:
+    """Export with the dynamo exporter (exported programs, or modules the tracer cannot take).
+
+    Raises:
+        ModelRefused: ``RUB-LOW-001`` when torch cannot translate the program; ``RUB-LOW-004`` when it is
+            recurrent and keeps a dynamic time axis.
+    """
+    import torch
+
+    options: dict[str, Any] = {"dynamo": True, "optimize": False, "verbose": False, "opset_version": OPSET}
+    options["input_names"] = [spec.name for spec in inputs]
+    options["output_names"] = [spec.name for spec in outputs]
+    args: tuple[Any, ...] = ()
+    if isinstance(program, torch.export.ExportedProgram):
+        _refuse_dynamic_recurrence(program)
+    else:
+        assert feeds is not None
+        args = tuple(torch.from_numpy(feeds[spec.name]) for spec in inputs)
+        dims: dict[str, Any] = {}
+        options["dynamic_shapes"] = tuple(
+            {
+                axis: dims.setdefault(dim, torch.export.Dim(dim))
+                for axis, dim in enumerate(spec.shape)
+                if isinstance(dim, str)
+            }
+            for spec in inputs
+        )
+    with quiet_torch(), torch.no_grad():
+        try:
+            result = torch.onnx.export(program, args, **options)
+        except Exception as err:
+            raise _export_error(program, err) from err
+    assert result is not None
+    return result.model_proto
+
+
+def to_graph(proto: onnx.ModelProto, meta: Any) -> Graph:
+    """Wrap an exporter's proto; exporter notes become ``rubicc.source`` and everything else is dropped.
+
+    The dynamo exporter writes Python stack traces with paths of this machine into the file; nothing of that
+    may reach an artefact.
+    """
+    graph = Graph.from_proto(proto, meta)
+    for node in graph.all_nodes():
+        source = _source(node)
+        node.metadata_props.clear()
+        node.doc_string = None
+        if source:
+            node.metadata_props[SOURCE_KEY] = source
+    for value in [*graph.ir.inputs, *graph.ir.outputs, *graph.ir.initializers.values()]:
+        value.metadata_props.clear()
+    graph.ir.metadata_props.clear()
+    graph.model.metadata_props.clear()
+    graph.model.producer_name = "rubicc"
+    graph.model.producer_version = None
+    graph.ir.name = "main"
+    return graph
+
+
+def _source(node: onnx_ir.Node) -> str:
+    scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
+    if scopes:
+        with contextlib.suppress(ValueError, SyntaxError):
+            path = [scope for scope in ast.literal_eval(scopes)[:-1] if scope]
+            return path[-1] if path else ""
+    name = node.name or ""
+    if not name.startswith("/"):
+        return ""
+    return ".".join(part for part in name.split("/")[1:-1] if part)
+
+
+def _drop_static_inputs(proto: onnx.ModelProto) -> None:
+    """Initializers listed as graph inputs (Brevitas' exporter does it) are weights, not inputs."""
+    weights = {init.name for init in proto.graph.initializer}
+    kept = [value for value in proto.graph.input if value.name not in weights]
+    del proto.graph.input[:]
+    proto.graph.input.extend(kept)
+
+
+def _refuse_quantised_recurrence(module: torch.nn.Module) -> None:
+    for path, sub in module.named_modules():
+        kind = type(sub)
+        if kind.__module__.startswith("brevitas.") and kind.__name__ in ("QuantLSTM", "QuantRNN"):
+            raise ModelRefused(
+                "RUB-LOW-003",
+                f"Brevitas {kind.__name__} cannot be exported: its exporter writes an empty graph or an "
+                "operator nothing executes",
+                where=path or kind.__name__,
+                hint="train the recurrent layer in float and quantise it in the graph",
+            )
+
+
+def _refuse_dynamic_recurrence(program: torch.export.ExportedProgram) -> None:
+    names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    recurrent = sorted(n for n in names if any(n.startswith(f"aten.{op}.") for op in ("lstm", "gru")))
+    if recurrent and program.range_constraints:
+        raise ModelRefused(
+            "RUB-LOW-004",
+            f"the exported program is recurrent ({', '.join(recurrent)}) and has symbolic dimensions; "
+            "torch's exporter would bake the length into the graph without saying so",
+            hint="export the .pt2 with static shapes, or give rubicc the checkpoint instead of the program",
+        )
+
+
+def _export_error(model: object, err: Exception) -> ModelRefused:
+    text = next((line.strip() for line in str(err).splitlines() if line.strip()), type(err).__name__)
+    return ModelRefused(
+        "RUB-LOW-001",
+        f"torch could not express the model as ONNX: {type(err).__name__}: {text[:300]}",
+        where=type(model).__name__,
+        hint="-vv prints torch's whole message; data-dependent Python and custom autograd are usual causes",
+    )
+
+
+@contextlib.contextmanager
+def quiet_torch() -> Iterator[None]:
+    """Silence exporter chatter (deprecations, tracer notes): it says nothing our checks do not test."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
