@@ -67,9 +67,9 @@ def lower(source: Source, inputs: Sequence[TensorSpec] = (), seed: int = 0) -> L
     if source.graph is not None:
         graph = infer_shapes(_with_inputs(source.graph, inputs))
         verify(graph)
-        return Lowered(
-            graph, {"exporter": "none", "source": "the ONNX graph itself", "shapes": []}, decisions
-        )
+        untouched = graph.clone()
+        none: dict[str, Any] = {"exporter": "none", "source": "the ONNX graph itself", "shapes": []}
+        return Lowered(graph, none, lambda feeds: execute(untouched, feeds), decisions)
     specs = tuple(inputs) or (source.meta.inputs if source.meta else ()) or source.inputs
     if not specs:
         raise UsageError(

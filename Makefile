@@ -1,0 +1,46 @@
+# Two commands on a fresh machine with Python 3.11+: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+OUT    ?= demo-out
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: demo test test-all lint format typecheck package bench clean
+
+# torch comes first and alone: its pin then decides what every later requirement resolves to.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip "setuptools<81"
+	$(PIP) torch
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.installed  ## compile the embedded basecaller, prove it, call the embedded reads
+	$(BIN)/rubicc demo -o $(OUT)
+
+test: $(VENV)/.installed-dev  ## the default suite
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.installed-dev  ## with slow tests
+	$(BIN)/python -m pytest -m "not packaging"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+package: $(VENV)/.installed-dev  ## wheel and sdist, installed into an empty environment and used there
+	$(BIN)/python -m pytest -m packaging
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist *.egg-info
