@@ -13,8 +13,8 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-LOW-003": (
         "empty export",
-        "Brevitas' QuantLSTM and QuantRNN export to an empty graph, or to an operator nothing executes, while "
-        "reporting success. Keep recurrence in float and quantise it in the graph.",
+        "Brevitas' QuantLSTM and QuantRNN export to an empty graph, or to an operator nothing executes, "
+        "while reporting success. Keep recurrence in float and quantise it in the graph.",
     ),
     "RUB-LOW-004": (
         "recurrent program with a symbolic length",
@@ -31,8 +31,8 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-LOW-010": (
         "lowered graph differs from its source",
         "After export the graph is executed at two shapes and compared with torch. It differs, so no "
-        "artefact is written. Python branches on lengths or values, which an exporter bakes in, are the usual "
-        "cause.",
+        "artefact is written. Python branches on lengths or values, which an exporter bakes in, are the "
+        "usual cause.",
     ),
     "RUB-LOW-D01": (
         "dynamo exporter used",
