@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rubicc.errors import UsageError
-from rubicc.models import ctc_config
-from rubicc.models.config import config_from_plain
+from rubicc.models import ctc_config, recurrent_config
+from rubicc.models.config import config_from_plain, require
 from rubicc.spec import ModelMeta
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class ModelEntry:
         builder: ``module:function`` taking a config and giving an initialised module,
             imported when first used.
         describe: (name, config) to metadata.
+        presets: named configurations, chosen by the key ``preset`` of a configuration mapping.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ModelEntry:
     source: str
     builder: str
     describe: Callable[[str, Any], ModelMeta]
+    presets: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, config: Any = None, seed: int | None = None) -> torch.nn.Module:
         """The network in eval mode with random weights.
@@ -75,8 +77,14 @@ class ModelEntry:
             UsageError: unknown key (``RUB-SPEC-001``), wrong type (``RUB-MODEL-003``), impossible value
                 (``RUB-MODEL-002``).
         """
-        published = {field.name: getattr(self.default, field.name) for field in fields(self.default)}
-        return config_from_plain(self.config_cls, {**published, **mapping}, f"{self.name} configuration")
+        changes = dict(mapping)
+        base = self._preset(changes.pop("preset")) if self.presets and "preset" in changes else self.default
+        published = {item.name: getattr(base, item.name) for item in fields(base)}
+        return config_from_plain(self.config_cls, {**published, **changes}, f"{self.name} configuration")
+
+    def _preset(self, name: Any) -> Any:
+        require(name in self.presets, "preset", name, f"one of {', '.join(self.presets)}")
+        return self.presets[name]
 
     def _config(self, config: Any) -> Any:
         if config is None:
@@ -86,28 +94,86 @@ class ModelEntry:
         return self.config_from_dict(config)
 
 
-_SEPARABLE = "rubicc.models.separable:build"
+def _separable(
+    name: str, config: ctc_config.CtcConfig, parameters: int | None, summary: str, source: str
+) -> ModelEntry:
+    return ModelEntry(
+        name=name,
+        summary=summary,
+        config_cls=ctc_config.CtcConfig,
+        default=config,
+        parameters=parameters,
+        source=source,
+        builder="rubicc.models.separable:build",
+        describe=ctc_config.ctc_meta,
+    )
+
+
+_RUBICON = "RUBICON (Singh et al., Genome Biology 25:49, 2024), public source tables"
 
 _ENTRIES = (
-    ModelEntry(
-        name="demo-ctc",
-        summary="small separable CTC basecaller, trained on simulated signal for `make demo`",
-        config_cls=ctc_config.CtcConfig,
-        default=ctc_config.DEMO_CTC,
-        parameters=None,
-        source="rubicc",
-        builder=_SEPARABLE,
-        describe=ctc_config.ctc_meta,
+    _separable(
+        "demo-ctc",
+        ctc_config.DEMO_CTC,
+        None,
+        "small separable CTC basecaller, trained on simulated signal for `make demo`",
+        "rubicc",
+    ),
+    _separable(
+        "bonito-ctc",
+        ctc_config.BONITO_CTC,
+        9_738_573,
+        "Bonito_CTC, the teacher network of RUBICON",
+        f"{_RUBICON}; bonito dna_r9.4.1@v2 with ReLU and 8 channels per group",
+    ),
+    _separable(
+        "quartznet",
+        ctc_config.QUARTZNET,
+        10_930_949,
+        "QuartzNet 5x5 at stride 3, bonito's first network",
+        "bonito dna_r9.4.1@v1 model configuration",
+    ),
+    _separable(
+        "qabas",
+        ctc_config.QABAS,
+        4_034_421,
+        "the network QABAS found, skips kept, mixed precision",
+        _RUBICON,
+    ),
+    _separable(
+        "rubicall",
+        ctc_config.RUBICALL,
+        3_314_549,
+        "RUBICALL: the QABAS network after SkipClip, mixed precision (RUBICALL-MP)",
+        _RUBICON,
+    ),
+    _separable(
+        "rubicall-fp",
+        ctc_config.RUBICALL_FP,
+        3_314_549,
+        "RUBICALL in float32",
+        _RUBICON,
     ),
     ModelEntry(
-        name="bonito-ctc",
-        summary="RUBICON's Bonito_CTC: 8 separable blocks, ReLU",
-        config_cls=ctc_config.CtcConfig,
-        default=ctc_config.BONITO_CTC,
-        parameters=9_738_573,
-        source="RUBICON models/configs/config.toml; bonito dna_r9.4.1@v2 with ReLU and 8 channels per group",
-        builder=_SEPARABLE,
-        describe=ctc_config.ctc_meta,
+        name="taiyaki-mgru",
+        summary="taiyaki's mGru flip-flop network: convolution, five GRU(96) of alternating direction",
+        config_cls=recurrent_config.MgruConfig,
+        default=recurrent_config.MGRU,
+        parameters=285_160,
+        source="nanoporetech/taiyaki, models/mGru_flipflop_remapping_model_r9_DNA.checkpoint",
+        builder="rubicc.models.recurrent:build_mgru",
+        describe=recurrent_config.mgru_meta,
+    ),
+    ModelEntry(
+        name="bonito-crf",
+        summary="bonito's CTC-CRF family: convolutions, five LSTMs of alternating direction, linear CRF head",
+        config_cls=recurrent_config.CrfConfig,
+        default=recurrent_config.CRF_PRESETS["hac"],
+        parameters=None,
+        source="nanoporetech/bonito public model definitions; presets fast, hac, sup",
+        builder="rubicc.models.recurrent:build_crf",
+        describe=recurrent_config.crf_meta,
+        presets=recurrent_config.CRF_PRESETS,
     ),
 )
 

@@ -191,6 +191,10 @@ def build(config: CtcConfig) -> SeparableCtc:
     """An initialised network; draws from torch's global generator."""
     model = SeparableCtc(config)
     initialise(model)
+    if config.quantised:
+        from rubicc.models.quantised import calibrate
+
+        calibrate(model)
     return model
 
 
