@@ -1,0 +1,213 @@
+"""fast5 (HDF5) reads: single- and multi-read files, plain, gzip or VBZ, one read in memory at a time.
+
+What a hostile HDF5 file can do, and what is done about it: reach other files (external links, soft links,
+virtual datasets, external storage: refused), declare more than it stores (length, chunk count and stored
+bytes are checked before anything is read), name a filter to load (only those sequencers use are allowed).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import vbz_h5py_plugin  # noqa: F401  (registers the VBZ filter; must come before h5py)
+
+import h5py  # isort: skip
+
+from rubicc.genomics.reads import (
+    Limits,
+    Problem,
+    Read,
+    ReadRefused,
+    Wanted,
+    check_read_id,
+    check_samples,
+    make_read,
+)
+
+_VBZ = 32020
+_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", _VBZ: "vbz"}
+_BROKEN = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError, OverflowError)
+
+
+def read_fast5(path: Path, wanted: Wanted, limits: Limits) -> Iterator[Read | Problem]:
+    """The reads of one file in the order of their names; what cannot be read is a :class:`Problem`."""
+    found = False
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            for group, channel, tracking, name in _groups(file):
+                found = True
+                item = _guarded(path, group, channel, tracking, name, wanted, limits)
+                if item is not None:
+                    yield item
+            if not found:
+                yield Problem(str(path), "", "RUB-GEN-118", "holds no reads (no read_* group, no Raw/Reads)")
+    except ReadRefused as err:
+        yield err.problem(str(path))
+    except _BROKEN as err:
+        yield Problem(str(path), "", "RUB-GEN-102", f"damaged HDF5: {_first_line(err)}")
+
+
+def _first_line(err: BaseException) -> str:
+    return (str(err).strip("'\"").splitlines() or [type(err).__name__])[0][:200]
+
+
+Thunk = Callable[[], Any]
+
+
+def _groups(file: h5py.File) -> Iterator[tuple[Thunk, Thunk, Thunk, str]]:
+    """Per read: how to get its raw, channel and tracking groups (each may be refused), and its name."""
+    multi = [name for name in file if name.startswith("read_")]
+    for name in multi:
+        yield (
+            lambda n=name: _child(_child(file, n), "Raw"),
+            lambda n=name: _child(_child(file, n), "channel_id"),
+            lambda n=name: _optional(_child(file, n), "tracking_id"),
+            name,
+        )
+    if multi or "Raw" not in file:
+        return
+    reads = _child(_child(file, "Raw"), "Reads")
+    for name in reads:
+        yield (
+            lambda n=name: _child(reads, n),
+            lambda: _child(_child(file, "UniqueGlobalKey"), "channel_id"),
+            lambda: _optional(_child(file, "UniqueGlobalKey"), "tracking_id"),
+            name,
+        )
+
+
+def _guarded(
+    path: Path, raw: Thunk, channel: Thunk, tracking: Thunk, name: str, wanted: Wanted, limits: Limits
+) -> Read | Problem | None:
+    known = name if name.startswith("read_") else ""
+    shown = known.removeprefix("read_")
+    try:
+        group = raw()
+        read_id = check_read_id(shown or _text(group, "read_id"))
+        shown = read_id
+        if not wanted(read_id):
+            return None
+        return _read(path, read_id, group, channel(), tracking(), limits)
+    except ReadRefused as err:
+        return err.problem(str(path), _printable(shown))
+    except _BROKEN as err:
+        return Problem(str(path), _printable(shown), "RUB-GEN-102", f"damaged read: {_first_line(err)}")
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text[:80])
+
+
+def _read(path: Path, read_id: str, raw: Any, channel: Any, tracking: Any, limits: Limits) -> Read:
+    digitisation = _number(channel, "digitisation")
+    span = _number(channel, "range")
+    return make_read(
+        read_id,
+        _signal(_child(raw, "Signal", h5py.Dataset), limits),
+        offset=_number(channel, "offset"),
+        scale=span / digitisation if digitisation else math.nan,
+        sampling_rate=_number(channel, "sampling_rate"),
+        source=str(path),
+        run_id=_text(tracking, "run_id", "") if tracking is not None else "",
+        channel=_whole(_text(channel, "channel_number", "0")),
+        mux=_whole(_text(raw, "start_mux", "0")),
+        read_number=_whole(_text(raw, "read_number", "0")),
+        start_sample=_whole(_text(raw, "start_time", "0")),
+        run_start=_text(tracking, "exp_start_time", "") if tracking is not None else "",
+    )
+
+
+def _child(group: Any, name: str, kind: type = h5py.Group) -> Any:
+    """Member ``name`` of ``group``, only through a hard link: every other kind can leave the file."""
+    link = group.get(name, getlink=True)
+    if link is None:
+        raise ReadRefused("RUB-GEN-103", f"{group.name} has no {name!r}")
+    if not isinstance(link, h5py.HardLink):
+        target = getattr(link, "filename", "") or getattr(link, "path", "")
+        raise ReadRefused(
+            "RUB-GEN-108", f"{name!r} is a {type(link).__name__} to {str(target)[:80]!r}, not followed"
+        )
+    child = group[name]
+    if not isinstance(child, kind):
+        raise ReadRefused("RUB-GEN-105", f"{name!r} is a {type(child).__name__}, not a {kind.__name__}")
+    return child
+
+
+def _optional(group: Any, name: str) -> Any:
+    return _child(group, name) if name in group else None
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    """The single value of attribute ``name``, or None; arrays are refused before they are read."""
+    if name not in owner.attrs:
+        return None
+    identity = owner.attrs.get_id(name)
+    if math.prod(identity.shape or ()) != 1 or identity.get_storage_size() > 4096:
+        raise ReadRefused("RUB-GEN-104", f"attribute {name!r} is not a single value")
+    value = owner.attrs[name]
+    return value.reshape(-1)[0] if isinstance(value, np.ndarray) else value
+
+
+def _number(owner: Any, name: str) -> float:
+    value = _attribute(owner, name)
+    if value is None:
+        raise ReadRefused("RUB-GEN-103", f"{owner.name} lacks attribute {name!r}")
+    try:
+        return float(value)
+    except (TypeError, ValueError) as err:
+        raise ReadRefused("RUB-GEN-104", f"attribute {name!r} is {str(value)[:40]!r}, not a number") from err
+
+
+def _text(owner: Any, name: str, default: str | None = None) -> str:
+    value = _attribute(owner, name)
+    if value is None:
+        if default is None:
+            raise ReadRefused("RUB-GEN-103", f"{owner.name} lacks attribute {name!r}")
+        return default
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _signal(dataset: Any, limits: Limits) -> np.ndarray:
+    """All samples of ``dataset``, after every claim it makes has been checked against what it stores."""
+    if dataset.dtype.kind != "i" or dataset.dtype.itemsize != 2 or len(dataset.shape or ()) != 1:
+        raise ReadRefused(
+            "RUB-GEN-105", f"Signal is {dataset.dtype} of shape {dataset.shape}, not int16 of rank 1"
+        )
+    count = check_samples(dataset.shape[0], limits)
+    plan = dataset.id.get_create_plist()
+    if dataset.is_virtual or plan.get_external_count():
+        raise ReadRefused(
+            "RUB-GEN-108", "Signal is stored in another file (virtual or external), not followed"
+        )
+    filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
+    unknown = [number for number in filters if number not in _FILTERS]
+    if unknown:
+        known = ", ".join(_FILTERS.values())
+        raise ReadRefused("RUB-GEN-109", f"Signal uses HDF5 filter {unknown[0]}; allowed: {known}")
+    if dataset.chunks is None:
+        if plan.get_layout() == h5py.h5d.CONTIGUOUS and dataset.id.get_offset() is None:
+            raise ReadRefused("RUB-GEN-111", f"declares {count} samples and stores none")
+    else:
+        _check_chunks(dataset, dataset.chunks[0], count, limits)
+    return dataset[:]
+
+
+def _check_chunks(dataset: Any, chunk: int, count: int, limits: Limits) -> None:
+    needed = -(-count // chunk)
+    if chunk > limits.max_samples or needed > limits.max_stored_chunks:
+        raise ReadRefused("RUB-GEN-107", f"Signal is cut into {needed} chunks of {chunk} samples")
+    stored = dataset.id.get_num_chunks()
+    if stored != needed:
+        raise ReadRefused("RUB-GEN-111", f"declares {needed} chunks of signal and stores {stored}")
+    # A compressed chunk larger than its plain form is no compressor's work but can inflate a thousandfold.
+    most = needed * (2 * chunk * 1.1 + 4096)
+    if dataset.id.get_storage_size() > most:
+        raise ReadRefused("RUB-GEN-111", f"stores {dataset.id.get_storage_size()} bytes for {count} samples")
