@@ -8,7 +8,8 @@ bytes are checked before anything is read), name a filter to load (only those se
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,9 @@ def read_fast5(path: Path, wanted: Wanted, limits: Limits) -> Iterator[Read | Pr
     found = False
     try:
         with h5py.File(path, "r", locking=False) as file:
-            for group, channel, tracking, name in _groups(file):
+            for slot in _slots(file):
                 found = True
-                item = _guarded(path, group, channel, tracking, name, wanted, limits)
+                item = _guarded(path, file, slot, wanted, limits)
                 if item is not None:
                     yield item
             if not found:
@@ -55,54 +56,48 @@ def _first_line(err: BaseException) -> str:
     return (str(err).strip("'\"").splitlines() or [type(err).__name__])[0][:200]
 
 
-Thunk = Callable[[], Any]
+@dataclass(frozen=True)
+class _Slot:
+    """Where one read lies: the path of its raw group and of the group that holds channel_id and tracking_id."""
+
+    read_id: str
+    raw: tuple[str, ...]
+    facts: tuple[str, ...]
 
 
-def _groups(file: h5py.File) -> Iterator[tuple[Thunk, Thunk, Thunk, str]]:
-    """Per read: how to get its raw, channel and tracking groups (each may be refused), and its name."""
-    multi = [name for name in file if name.startswith("read_")]
-    for name in multi:
-        yield (
-            lambda n=name: _child(_child(file, n), "Raw"),
-            lambda n=name: _child(_child(file, n), "channel_id"),
-            lambda n=name: _optional(_child(file, n), "tracking_id"),
-            name,
-        )
-    if multi or "Raw" not in file:
-        return
-    reads = _child(_child(file, "Raw"), "Reads")
-    for name in reads:
-        yield (
-            lambda n=name: _child(reads, n),
-            lambda: _child(_child(file, "UniqueGlobalKey"), "channel_id"),
-            lambda: _optional(_child(file, "UniqueGlobalKey"), "tracking_id"),
-            name,
-        )
+def _slots(file: h5py.File) -> Iterator[_Slot]:
+    """Every read of a multi-read file (its groups carry the read ids) or of a single-read one (they do not)."""
+    multi = False
+    for name in file:
+        if name.startswith("read_"):
+            multi = True
+            yield _Slot(name.removeprefix("read_"), (name, "Raw"), (name,))
+    if not multi and "Raw" in file:
+        for name in _follow(file, ("Raw", "Reads")):
+            yield _Slot("", ("Raw", "Reads", name), ("UniqueGlobalKey",))
 
 
 def _guarded(
-    path: Path, raw: Thunk, channel: Thunk, tracking: Thunk, name: str, wanted: Wanted, limits: Limits
+    path: Path, file: h5py.File, slot: _Slot, wanted: Wanted, limits: Limits
 ) -> Read | Problem | None:
-    known = name if name.startswith("read_") else ""
-    shown = known.removeprefix("read_")
+    shown = _printable(slot.read_id)
     try:
-        group = raw()
-        read_id = check_read_id(shown or _text(group, "read_id"))
-        shown = read_id
-        if not wanted(read_id):
-            return None
-        return _read(path, read_id, group, channel(), tracking(), limits)
+        raw = _follow(file, slot.raw)
+        read_id = shown = check_read_id(slot.read_id or _text(raw, "read_id"))
+        return _read(path, read_id, raw, _follow(file, slot.facts), limits) if wanted(read_id) else None
     except ReadRefused as err:
-        return err.problem(str(path), _printable(shown))
+        return err.problem(str(path), shown)
     except _BROKEN as err:
-        return Problem(str(path), _printable(shown), "RUB-GEN-102", f"damaged read: {_first_line(err)}")
+        return Problem(str(path), shown, "RUB-GEN-102", f"damaged read: {_first_line(err)}")
 
 
 def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text[:80])
 
 
-def _read(path: Path, read_id: str, raw: Any, channel: Any, tracking: Any, limits: Limits) -> Read:
+def _read(path: Path, read_id: str, raw: Any, facts: Any, limits: Limits) -> Read:
+    channel = _child(facts, "channel_id")
+    tracking = _child(facts, "tracking_id") if "tracking_id" in facts else None
     digitisation = _number(channel, "digitisation")
     span = _number(channel, "range")
     return make_read(
@@ -137,8 +132,10 @@ def _child(group: Any, name: str, kind: type = h5py.Group) -> Any:
     return child
 
 
-def _optional(group: Any, name: str) -> Any:
-    return _child(group, name) if name in group else None
+def _follow(group: Any, names: tuple[str, ...]) -> Any:
+    for name in names:
+        group = _child(group, name)
+    return group
 
 
 def _attribute(owner: Any, name: str) -> Any:

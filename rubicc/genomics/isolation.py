@@ -4,9 +4,9 @@ The Arrow library under pod5 aborts the whole process on some damaged files (one
 ones), and HDF5 has had its share. In a child with a memory limit that costs one file, named and counted, and
 the next file gets a new child. As a side effect decompression runs beside the caller, free of its lock.
 
-Frames on the pipe, both ways: length (uint32), JSON. Parent: ``{"path", "kind"}``, then ``{"want": bool}`` per read.
-Child: ``{"read_id"}`` (asks whether the read is wanted), ``{"read": facts, "bytes": n}`` + raw samples,
-``{"problem": [...]}``, ``{"end": true}``.
+Frames on the pipe, both ways: length (uint32), JSON. The parent sends ``{"path", "kind"}`` per file and
+``{"want": bool}`` per read; the child sends ``{"read_id"}`` (is it wanted?), ``{"read": facts, "bytes": n}``
+followed by the samples, ``{"problem": [...]}``, and ``{"end": true}``.
 """
 
 from __future__ import annotations
