@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rubicc.errors import UsageError
-from rubicc.models import ctc_config, recurrent_config
+from rubicc.models import ctc_config, dna_bert_config, recurrent_config
 from rubicc.models.config import config_from_plain, require
 from rubicc.spec import ModelMeta
 
@@ -174,6 +174,16 @@ _ENTRIES = (
         builder="rubicc.models.recurrent:build_crf",
         describe=recurrent_config.crf_meta,
         presets=recurrent_config.CRF_PRESETS,
+    ),
+    ModelEntry(
+        name="dna-bert",
+        summary="GENA-LM base: 12 pre-norm BERT blocks over 32,000 BPE tokens, masked-language head",
+        config_cls=dna_bert_config.DnaBertConfig,
+        default=dna_bert_config.DNA_BERT,
+        parameters=110_650_880,
+        source="GENA-LM (AIRI-Institute), gena-lm-bert-base configuration",
+        builder="rubicc.models.dna_bert:build",
+        describe=dna_bert_config.dna_bert_meta,
     ),
 )
 
