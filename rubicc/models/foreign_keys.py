@@ -1,7 +1,7 @@
-"""How published checkpoints name the tensors of these networks: documented key mappings, read by the front end.
+"""How published checkpoints name the tensors of these networks: key mappings for the front end's readers.
 
-Each function gives ``{our key: their key}`` for every tensor of the module built from the same configuration, so
-``{ours: state[theirs] for ours, theirs in mapping.items()}`` loads strictly. Nothing here needs torch.
+Each function gives ``{our key: their key}`` for every tensor of the module built from the same configuration,
+so ``{ours: state[theirs] for ours, theirs in mapping.items()}`` loads strictly. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ENCODER = "encoder.encoder"
 
 
 def bonito_ctc(config: CtcConfig) -> dict[str, str]:
-    """Bonito's CTC models (float form): ``encoder.encoder.{block}.conv.{4 per cell}``, ``decoder.layers.0``."""
+    """Bonito's CTC models (float form): ``encoder.encoder.{block}.conv.{4 per cell}`` and the decoder."""
     pairs: list[tuple[str, str]] = []
     for index, block in enumerate(config.blocks):
         theirs = f"{_ENCODER}.{index}"
@@ -67,10 +67,10 @@ def bonito_crf(config: CrfConfig, prefix: str = "encoder", permute_layer: bool =
 
 
 def hugging_face_bert(config: DnaBertConfig) -> dict[str, str]:
-    """``BertForMaskedLM`` and GENA-LM folders: the same names, older files with ``gamma`` and ``beta`` excepted.
+    """``BertForMaskedLM`` and GENA-LM folders use the same names as the module here.
 
-    The decoder matrix of such files is the embedding matrix stored twice; pooler and next-sentence tensors belong
-    to heads that this network does not have. None of these is in the mapping.
+    The decoder matrix of such files is the embedding matrix stored twice; pooler and next-sentence tensors
+    belong to heads that this network does not have. None of these is in the mapping.
     """
     keys = [f"bert.embeddings.{kind}_embeddings.weight" for kind in ("word", "position", "token_type")]
     keys += _both("bert.embeddings.LayerNorm")

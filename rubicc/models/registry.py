@@ -6,9 +6,11 @@ Importing this does not import torch.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from rubicc.errors import UsageError
@@ -190,20 +192,53 @@ _ENTRIES = (
 _TABLE = {entry.name: entry for entry in _ENTRIES}
 
 
+PLUGIN_GROUP = "rubicc.models"
+
+
 def names() -> tuple[str, ...]:
-    """Every registered architecture, in catalogue order."""
-    return tuple(_TABLE)
+    """Every architecture: the zoo in catalogue order, then those of installed plugins."""
+    return (*_TABLE, *(name for name in _plugins() if name not in _TABLE))
 
 
 def get(name: str) -> ModelEntry:
     """The entry called ``name``.
 
     Raises:
-        UsageError: ``RUB-MODEL-001`` with the nearest known name.
+        UsageError: ``RUB-MODEL-001`` with the nearest known name; ``RUB-MODEL-004`` when a plugin announces it
+            and cannot be loaded.
     """
-    entry = _TABLE.get(name)
-    if entry is None:
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}"
-        raise UsageError("RUB-MODEL-001", f"no architecture called {name!r}", hint=hint)
+    if name in _TABLE:
+        return _TABLE[name]
+    plugin = _plugins().get(name)
+    if plugin is not None:
+        return _load(plugin)
+    near = difflib.get_close_matches(name, names(), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}"
+    raise UsageError("RUB-MODEL-001", f"no architecture called {name!r}", hint=hint)
+
+
+def network_parameters(module: torch.nn.Module) -> int:
+    """Parameters as published counts have them: everything trainable but the quantisers' learned scales."""
+    return sum(
+        value.numel() for name, value in module.named_parameters() if ".scaling_impl." not in f".{name}."
+    )
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    """Announced by installed packages and not imported yet."""
+    if os.environ.get("RUBICC_PLUGINS") == "0":
+        return {}
+    return {point.name: point for point in entry_points(group=PLUGIN_GROUP)}
+
+
+def _load(plugin: EntryPoint) -> ModelEntry:
+    hint = "mend or uninstall that package, or set RUBICC_PLUGINS=0"
+    try:
+        entry = plugin.load()
+    except Exception as err:  # whatever a foreign package raises must name that package
+        what = f"model plugin {plugin.name!r} failed to load: {err}"
+        raise UsageError("RUB-MODEL-004", what, where=plugin.value, hint=hint) from err
+    if not isinstance(entry, ModelEntry):
+        what = f"model plugin {plugin.name!r} gives {type(entry).__name__}, not ModelEntry"
+        raise UsageError("RUB-MODEL-004", what, where=plugin.value, hint=hint)
     return entry
