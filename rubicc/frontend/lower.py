@@ -7,7 +7,6 @@ are right at exactly that length, and the tracer bakes in every Python branch on
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,14 @@ import numpy as np
 
 from rubicc.errors import ModelRefused, UsageError, VerificationFailed
 from rubicc.evidence.decision import Decision
+from rubicc.frontend.exact import pinned_double
 from rubicc.frontend.feeds import Feeds, draw, sizes
 from rubicc.frontend.source import Source
 from rubicc.ir.graph import Graph
 from rubicc.spec import ModelMeta, TensorSpec
 
 if TYPE_CHECKING:
+    import onnx_ir
     import torch
 
 # Largest accepted |graph - torch| relative to max(1, max|torch|): float32 reassociation through 100 layers
@@ -37,13 +38,18 @@ class Lowered:
     Attributes:
         graph: verified, shape-inferred, clean provenance.
         evidence: plain JSON values: exporter, per-shape gaps, seed.
-        reference: the source itself: example feeds to outputs by name (torch, or the untouched ONNX graph).
+        reference: the source itself: feeds to outputs by name (torch, or the untouched ONNX graph).
+        exact: the source in float64 with the float32 scales of its quantisers: what rounding edges cannot
+            disturb. The difference to ``reference`` is the source's own float32 noise.
+        feeds: the inputs of the two-shape check.
         decisions: what lowering chose.
     """
 
     graph: Graph
     evidence: dict[str, Any]
     reference: Callable[[Feeds], dict[str, np.ndarray]]
+    exact: Callable[[Feeds], dict[str, np.ndarray]]
+    feeds: list[Feeds]
     decisions: list[Decision] = field(default_factory=list)
 
 
@@ -59,7 +65,6 @@ def lower(source: Source, inputs: Sequence[TensorSpec] = (), seed: int = 0) -> L
         ModelRefused: the exporter cannot express the model.
         VerificationFailed: ``RUB-LOW-010`` when graph and source differ at either shape.
     """
-    from rubicc.ir.executor import execute
     from rubicc.ir.shapes import infer_shapes
     from rubicc.ir.verify import verify
 
@@ -67,9 +72,7 @@ def lower(source: Source, inputs: Sequence[TensorSpec] = (), seed: int = 0) -> L
     if source.graph is not None:
         graph = infer_shapes(_with_inputs(source.graph, inputs))
         verify(graph)
-        untouched = graph.clone()
-        none: dict[str, Any] = {"exporter": "none", "source": "the ONNX graph itself", "shapes": []}
-        return Lowered(graph, none, lambda feeds: execute(untouched, feeds), decisions)
+        return _lowered_graph(graph, source, seed, decisions)
     specs = tuple(inputs) or (source.meta.inputs if source.meta else ()) or source.inputs
     if not specs:
         raise UsageError(
@@ -84,7 +87,26 @@ def lower(source: Source, inputs: Sequence[TensorSpec] = (), seed: int = 0) -> L
     graph = infer_shapes(graph)
     verify(graph)
     evidence = {"exporter": exporter, "seed": seed, "shapes": [_compare(graph, reference, i) for i in (0, 1)]}
-    return Lowered(graph, evidence, reference.named, decisions)
+    return Lowered(graph, evidence, reference.named, reference.named_double, reference.feeds, decisions)
+
+
+def _lowered_graph(graph: Graph, source: Source, seed: int, decisions: list[Decision]) -> Lowered:
+    """An ONNX file is its own source: later stages are compared with the untouched graph."""
+    from rubicc.ir.executor import execute
+
+    untouched = graph.clone()
+    specs = tuple(_value_spec(value) for value in graph.inputs)
+    limits = _token_limits(specs, source.meta or graph.meta, [])
+    feeds = [draw(specs, sizes(specs, i), seed + i, limits) for i in (0, 1)]
+    double = np.dtype(np.float64)
+    return Lowered(
+        graph,
+        {"exporter": "none", "source": "the ONNX graph itself", "seed": seed, "shapes": []},
+        lambda given: execute(untouched, given),
+        lambda given: execute(untouched, given, dtype=double),
+        feeds,
+        decisions,
+    )
 
 
 class _Reference:
@@ -98,6 +120,7 @@ class _Reference:
         if source.module is not None:
             self.module.eval()
         self.specs = tuple(specs)
+        self._double: torch.nn.Module | None = None
         limits = _integer_limits(self.module, self.specs, source.meta)
         error: Exception | None = None
         for scale in (1, 4, 16):
@@ -117,22 +140,31 @@ class _Reference:
             ) from error
         self.outputs = _output_specs(self.specs, self.feeds, self.results, source.meta)
 
-    def run(self, feeds: Feeds, double: bool = False) -> list[np.ndarray]:
-        """Outputs of the module in order, in float32 or (on a copy) float64."""
+    def run(self, feeds: Feeds) -> list[np.ndarray]:
+        """Outputs of the module in order."""
+        return self._run(self.module, feeds)
+
+    def run_double(self, feeds: Feeds) -> list[np.ndarray]:
+        """Outputs of a float64 copy with the float32 scales of the module (see :mod:`.exact`)."""
+        if self._double is None:
+            self._double = pinned_double(self.module, lambda module: self._run(module, feeds))
+        wide = {k: v.astype(np.float64) if v.dtype.kind == "f" else v for k, v in feeds.items()}
+        return self._run(self._double, wide)
+
+    def _run(self, module: Any, feeds: Feeds) -> list[np.ndarray]:
         import torch
 
-        module: Any = self.module
-        tensors = [torch.from_numpy(feeds[spec.name]) for spec in self.specs]
-        if double:
-            module = copy.deepcopy(module).double()
-            tensors = [t.double() if t.is_floating_point() else t for t in tensors]
         with torch.no_grad():
-            result = module(*tensors)
+            result = module(*(torch.from_numpy(feeds[spec.name]) for spec in self.specs))
         return [np.asarray(t.detach().cpu().numpy()) for t in _flatten(result)]
 
     def named(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """Outputs of the source by name."""
         return {spec.name: array for spec, array in zip(self.outputs, self.run(feeds), strict=True)}
+
+    def named_double(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """Float64 outputs of the source by name."""
+        return {spec.name: array for spec, array in zip(self.outputs, self.run_double(feeds), strict=True)}
 
 
 def _export(source: Source, ref: _Reference) -> tuple[Graph, str, list[Decision]]:
@@ -164,7 +196,7 @@ def _compare(graph: Graph, ref: _Reference, which: int) -> dict[str, Any]:
     feeds = ref.feeds[which]
     quantised = any(node.op_type in ("Quant", "BipolarQuant", "Trunc") for node in graph.all_nodes())
     shapes = {name: list(array.shape) for name, array in feeds.items()}
-    wanted = ref.run(feeds, double=True) if quantised else ref.results[which]
+    wanted = ref.run_double(feeds) if quantised else ref.results[which]
     tolerance = TOLERANCE_QUANTISED if quantised else TOLERANCE
     try:
         got = execute(graph, feeds, dtype=np.dtype(np.float64) if quantised else None)
@@ -250,8 +282,29 @@ def _integer_limits(
     import torch
 
     tables = [sub.num_embeddings for sub in module.modules() if isinstance(sub, torch.nn.Embedding)]
+    return _token_limits(specs, meta, tables)
+
+
+def _token_limits(
+    specs: Sequence[TensorSpec], meta: ModelMeta | None, tables: Sequence[int]
+) -> dict[str, int]:
     vocab = int((meta.config if meta else {}).get("vocab_size", 0)) or max(tables, default=2)
     return {spec.name: vocab for spec in specs if spec.name in ("input_ids", "ids", "tokens", "x")}
+
+
+def _value_spec(value: onnx_ir.Value) -> TensorSpec:
+    """Spec of a graph input; unnamed dimensions get a symbol of their own."""
+    if value.shape is None or value.dtype is None:
+        raise UsageError(
+            "RUB-LOW-002",
+            f"graph input {value.name!r} has no shape or type",
+            hint="give it: --input NAME=Nx1xT:f32",
+        )
+    shape = tuple(
+        dim if isinstance(dim, int) else (str(dim.value) if dim.value else f"{value.name}_{axis}")
+        for axis, dim in enumerate(value.shape)
+    )
+    return TensorSpec(str(value.name), shape, value.dtype.numpy().name)
 
 
 def _with_inputs(graph: Graph, inputs: Sequence[TensorSpec]) -> Graph:
