@@ -172,16 +172,25 @@ def read_measured(folder: str | Path) -> dict[str, Any]:
     Raises:
         ModelRefused: ``RUB-ART-010``.
     """
-    measured = _load_json_object(_read_text(Path(folder), MEASURED), MEASURED).get("measured")
+    measured = read_json(Path(folder), MEASURED).get("measured")
     if not isinstance(measured, dict):
         raise _unreadable("measured.json has the wrong form")
     return measured
 
 
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON object in a regular file directly in ``folder``, read strictly (no NaN, no duplicate keys).
+
+    Raises:
+        ModelRefused: ``RUB-ART-010``.
+    """
+    return _load_json_object(_read_text(folder, name), name)
+
+
 def is_ours(folder: Path) -> bool:
     """Whether the folder carries a manifest this tool wrote (of any schema version)."""
     try:
-        data = _load_json_object(_read_text(folder, MANIFEST), MANIFEST)
+        data = read_json(folder, MANIFEST)
     except RubiccError:
         return False
     return data.get("tool") == "rubicc" and "schema_version" in data and isinstance(data.get("files"), dict)
@@ -189,7 +198,7 @@ def is_ours(folder: Path) -> bool:
 
 def foreign_files(folder: Path) -> list[str]:
     """What stands in our folder but in no manifest of ours, read leniently (any schema version)."""
-    data = _load_json_object(_read_text(folder, MANIFEST), MANIFEST)
+    data = read_json(folder, MANIFEST)
     try:
         return sorted(set(walk_files(folder)) - {MANIFEST, *VOLATILE, *data.get("files", ())})
     except ModelRefused as err:
@@ -269,7 +278,7 @@ def dump_json(value: Any) -> str:
 def _measured_hashes(folder: Path) -> dict[str, str | None]:
     """Hashes measured.json claims for the reports, and for itself: its real one if its own seal holds."""
     try:
-        body = _load_json_object(_read_text(folder, MEASURED), MEASURED)
+        body = read_json(folder, MEASURED)
         seal_holds = body.pop("sha256", None) == _digest(body)
         files = body.get("files")
     except RubiccError:

@@ -1,0 +1,34 @@
+"""``rubicc check MODEL --target T``: every refusal and warning at once."""
+
+from __future__ import annotations
+
+import argparse
+
+from rubicc.cli.compile import print_config, resolve_settings
+from rubicc.cli.console import Console, findings_table
+from rubicc.cli.parser import add_reading, add_settings
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    add_reading(parser)
+    add_settings(parser)
+    parser.add_argument("--target", metavar="T[:device]", help="see `rubicc targets`")
+    parser.add_argument("--precision", metavar="P", help="fp32, fp16, bf16, int8 or mixed (default fp32)")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Print the findings; exit code 4 when the target refuses."""
+    settings = resolve_settings(args, need_target=not args.print_config)
+    if args.print_config:
+        return print_config(settings, console)
+    from rubicc import api
+
+    findings = list(api.check(args.model, settings=settings))
+    refused = sum(f.severity == "error" for f in findings)
+    summary = f"{refused} refusal(s), {len(findings) - refused} warning(s) for {settings.target}"
+    console.result(
+        {"target": settings.target, "supported": not refused, "findings": findings},
+        [*findings_table(findings), summary],
+    )
+    return 4 if refused else 0

@@ -1,0 +1,120 @@
+"""``rubicc compile MODEL --target T -o OUT``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from rubicc.cli.console import Console, clean, facts, table
+from rubicc.cli.parser import add_reading, add_settings
+from rubicc.errors import UsageError
+
+if TYPE_CHECKING:
+    from rubicc.settings import Settings
+
+# argparse destination == field of Settings
+SETTING_FLAGS = (
+    *("target", "inputs", "arch", "arch_config", "precision", "runtime", "threads", "calib", "reference"),
+    *("max_gap", "budget", "seed", "strict", "check", "dump_stages", "from_stage", "until_stage"),
+    *("allow_code", "trust", "dry_run", "force"),
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    add_reading(parser)
+    add_settings(parser)
+    group = parser.add_argument_group("compiling")
+    group.add_argument("--target", metavar="T[:device]", help="see `rubicc targets`")
+    group.add_argument("-o", "--output", metavar="OUT", help="artefact folder to write")
+    group.add_argument("--precision", metavar="P", help="fp32, fp16, bf16, int8 or mixed (default fp32)")
+    group.add_argument("--runtime", metavar="R", help="auto (measure and choose), onnxruntime or openvino")
+    group.add_argument("--calib", metavar="PATH", help="data for calibration")
+    group.add_argument("--reference", metavar="PATH", help="real data for the verification")
+    group.add_argument(
+        "--max-gap", action="append", metavar="WHAT=LIMIT", help="snr=30dB, max_abs=1e-4 or identity=0.5"
+    )
+    group.add_argument("--budget", action="append", metavar="WHAT=LIMIT", help="latency=5ms or size=2MiB")
+    group.add_argument("--force", action="store_true", default=None, help="replace an artefact of rubicc")
+    group.add_argument("--strict", action="store_true", default=None, help="any decision is an error")
+    group = parser.add_argument_group("looking inside")
+    group.add_argument("--dry-run", action="store_true", default=None, help="everything but writing OUT")
+    group.add_argument("--check", action="store_true", default=None, help="verify the graph after every pass")
+    group.add_argument(
+        "--dump-stages", action="store_true", default=None, help="keep the graph of every pass"
+    )
+    group.add_argument("--from-stage", metavar="NN|ID", help="start after this stage (MODEL is its file)")
+    group.add_argument("--until-stage", metavar="NN|ID", help="stop after this pass")
+
+
+def resolve_settings(args: argparse.Namespace, *, need_target: bool = False) -> Settings:
+    """Settings from the verb's flags, the environment and the recipe.
+
+    Raises:
+        UsageError: see :func:`rubicc.settings.resolve`; ``RUB-CLI-006`` no target where one is needed.
+    """
+    from rubicc.settings import resolve
+
+    flags = {key: getattr(args, key, None) for key in SETTING_FLAGS}
+    settings = resolve(flags, sets=getattr(args, "sets", ()), recipe=getattr(args, "recipe", None))
+    if need_target and "target" not in settings.origins:
+        raise UsageError(
+            "RUB-CLI-006", "--target is missing", hint="for example --target cpu; see `rubicc targets`"
+        )
+    return settings
+
+
+def print_config(settings: Settings, console: Console) -> int:
+    """The result of ``--print-config``."""
+    rows = settings.describe()
+    value = {key: {"value": item, "origin": origin} for key, item, origin in rows}
+    console.result(value, table(("setting", "value", "origin"), rows))
+    return 0
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Compile, and print where the artefact lies and what was verified."""
+    settings = resolve_settings(args, need_target=not args.print_config)
+    if args.print_config:
+        return print_config(settings, console)
+    if args.output is None and not settings.dry_run:
+        raise UsageError("RUB-CLI-006", "-o OUT is missing", hint="or --dry-run to write nothing")
+    from rubicc import api
+
+    artefact = api.compile(args.model, out=args.output, settings=settings)
+    console.result(_value(artefact), _lines(artefact))
+    return 0
+
+
+def _value(artefact: Any) -> dict[str, Any]:
+    report = artefact.report
+    return {
+        "path": artefact.path,
+        "verdict": report.verdict,
+        "verdict_reason": report.verdict_reason,
+        "runtime": report.runtime,
+        "precision": report.precision,
+        "totals": dict(report.totals),
+        "gaps": report.gaps,
+        "decisions": report.decisions,
+        "measured": report.measured,
+        "not_measured": report.not_measured,
+        "content_sha256": artefact.manifest.content_sha256,
+    }
+
+
+def _lines(artefact: Any) -> list[str]:
+    report = artefact.report
+    shown: dict[str, object] = {
+        "artefact": artefact.path or "(dry run: nothing written)",
+        "model": report.name,
+        "target": f"{report.target}, {report.precision}, {report.runtime}",
+        "verdict": f"{report.verdict}. {report.verdict_reason}".rstrip(". ") + ".",
+    }
+    shown |= {name: gap.describe() for name, gap in report.gaps.items()}
+    shown |= {m.what: f"{m.value:.4g} {m.unit} ({m.how})" for m in report.measured}
+    lines = facts(shown)
+    lines += [f"decision[{clean(d.code)}] {clean(d.where)}: {clean(d.what)}" for d in report.decisions]
+    if artefact.path:
+        lines.append(f"report: {clean(artefact.path)}/report.html")
+    return lines

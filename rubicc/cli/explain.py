@@ -1,0 +1,48 @@
+"""``rubicc explain CODE``: the catalogue of every room, offline."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import textwrap
+from importlib import import_module
+from pathlib import Path
+
+import rubicc
+from rubicc.cli.console import Console, table
+from rubicc.errors import UsageError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument(
+        "code", nargs="?", metavar="CODE", help="such as RUB-CLI-002; without it, list all codes"
+    )
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Print one entry, or the whole list."""
+    codes = catalogue()
+    if args.code is None:
+        rows = [(code, title) for code, (title, _) in codes.items()]
+        console.result([{"code": c, "title": t} for c, t in rows], table(("code", "title"), rows))
+        return 0
+    code = args.code.strip().strip("[]").upper()
+    if code not in codes:
+        near = difflib.get_close_matches(code, codes, n=1, cutoff=0.7)
+        hint = f"did you mean {near[0]!r}?" if near else "`rubicc explain` lists all codes"
+        raise UsageError("RUB-CLI-014", f"no code {args.code!r}", hint=hint)
+    title, text = codes[code]
+    lines = [f"{code}: {title}", "", *textwrap.wrap(text, 88)]
+    console.result({"code": code, "title": title, "explanation": text}, lines)
+    return 0
+
+
+def catalogue() -> dict[str, tuple[str, str]]:
+    """Code -> (title, explanation) from every ``codes*.py`` of the package, sorted by code."""
+    root = Path(rubicc.__file__).parent
+    found: dict[str, tuple[str, str]] = {}
+    for path in sorted(root.rglob("codes*.py")):
+        name = ".".join(("rubicc", *path.relative_to(root).with_suffix("").parts))
+        found.update(import_module(name).CODES)
+    return dict(sorted(found.items()))

@@ -1,0 +1,83 @@
+"""``rubicc init``: a commented recipe to start from."""
+
+from __future__ import annotations
+
+import argparse
+
+from rubicc.cli.console import Console
+
+RECIPE = """\
+# A rubicc recipe. Use it with: rubicc compile MODEL --recipe FILE.yaml -o OUT
+# Every line is optional but the version. A flag overrides RUBICC_* in the environment, which overrides this
+# file, which overrides the defaults shown; `--print-config` prints each value with where it came from.
+version: 1
+
+# cpu, gpu; see `rubicc targets`
+target: cpu
+
+# Inputs, where the model does not say: NAME: SHAPE:DTYPE, with symbols for what varies.
+# inputs:
+#   x: Nx1xT:f32
+
+# Architecture of a bare state dict; see `rubicc models list`.
+# arch: taiyaki-mgru
+# arch_config:
+#   KEY: VALUE
+
+# fp32, fp16, bf16, int8, mixed
+precision: fp32
+
+# auto measures onnxruntime and openvino here and records its choice; name one to skip that.
+runtime: auto
+# threads: 2
+
+# Files, relative to this one: data for calibration, and real data for the verification.
+# calib: calib.npz
+# reference: reference.npz
+
+# Refuse the artefact (exit code 5) when it differs more than this from the source.
+# max_gap:
+#   snr: 30dB          # every output at least
+#   max_abs: 1.0e-4    # any value at most
+#   identity: 0.5      # loss of read identity, percentage points at most
+
+# Refuse the artefact (exit code 6) when it is bigger or slower than this.
+# budget:
+#   size: 2MiB
+#   latency: 5ms
+
+# Options of passes by id; see `rubicc passes list` and `rubicc passes show ID`.
+# passes:
+#   cleanup.fold-constants:
+#     max_bytes: 1048576
+
+seed: 0
+
+# true: any decision rubicc would take for you is an error.
+strict: false
+
+# true: verify the graph's rules after every pass.
+check: false
+
+# true: write the graph after every pass into stages/.
+dump_stages: false
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("-o", "--output", metavar="FILE.yaml", help="write here instead of stdout")
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Write the recipe to a file or stdout."""
+    if args.output is None:
+        console.result({"recipe": RECIPE}, RECIPE.rstrip("\n"))
+        return 0
+    from rubicc.evidence.staging import StagedFile
+
+    with StagedFile(args.output, force=args.force, mode="w") as file:
+        file.write(RECIPE)
+    console.result({"path": args.output}, f"wrote {args.output}")
+    return 0
