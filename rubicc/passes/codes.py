@@ -1,0 +1,99 @@
+"""Catalogue of the codes raised and recorded by passes; ``rubicc explain CODE`` prints these."""
+
+from __future__ import annotations
+
+CODES: dict[str, tuple[str, str]] = {
+    "RUB-PASS-001": (
+        "Unknown pass",
+        "No pass of that id is built in or comes from a plugin. `rubicc passes list` prints all ids; the "
+        "message names the nearest one. With RUBICC_PLUGINS=0 plugin passes are not looked up.",
+    ),
+    "RUB-PASS-002": (
+        "Pass declared wrongly",
+        "A pass class must set a unique `id` of the form `family.name`, an `Options` dataclass whose "
+        "fields all have defaults, and a docstring; an exact pass declares the float tolerance of its "
+        "reassociation, an inexact one a tolerance above 0. Mend the class named in the message.",
+    ),
+    "RUB-PASS-003": (
+        "Wrong pass option",
+        "Options are written `passes.<id>.<option>=<value>`. The pass must be part of the pipeline that "
+        "runs, the option must be a field of its Options, and the value must have the field's type. "
+        "`rubicc passes show ID` lists the options with their defaults.",
+    ),
+    "RUB-PASS-004": (
+        "Plugin pass could not be loaded",
+        "An installed package announces a pass in the entry-point group `rubicc.passes`, and importing it"
+        " failed, or it clashes with a built-in id. The message names the package. Everything else keeps "
+        "working; upgrade or remove the package, or set RUBICC_PLUGINS=0 to ignore all plugins.",
+    ),
+    "RUB-PASS-005": (
+        "Pass does not come to rest",
+        "A pass that asks to be repeated until nothing changes still reported a change after 100 rounds. "
+        "This is a fault of the pass: two of its rewrites undo each other, or it reports a change it did "
+        "not make.",
+    ),
+    "RUB-PASS-006": (
+        "Pipeline order broken",
+        "A pass requires a property that no earlier pass of the pipeline ensures. Move the pass that "
+        "ensures it forward, or add it.",
+    ),
+    "RUB-PASS-007": (
+        "Pass left an illegal graph",
+        "After this pass the graph breaks rules of the graph verifier, or its inputs or outputs changed. "
+        "This is a fault of the pass; the message lists every broken rule. Please report it with the "
+        "model.",
+    ),
+    "RUB-PASS-010": (
+        "Quantiser cannot be expanded",
+        "A QONNX quantiser can be written as standard ONNX arithmetic only when its bit width is a "
+        "constant scalar and its rounding mode is known, at ONNX operator set 13 or later. Export the "
+        "model with constant bit widths, or choose a target that runs QONNX quantisers itself.",
+    ),
+    "RUB-PASS-011": (
+        "Weights do not fit half precision",
+        "A weight is larger than 65504, the largest finite number of fp16. Leave the nodes named in the "
+        "message in fp32 (`keep`), or set `overflow=keep` to have this done for every such weight.",
+    ),
+    "RUB-PASS-012": (
+        "Element types unknown",
+        "Half precision can be applied only when every value's element type is known. Run `cleanup.infer-"
+        "shapes` first, and check the model for operators it cannot type.",
+    ),
+    "RUB-PASS-020": (
+        "Pass changed the interface",
+        "The harness found that names, types or shapes of graph inputs or outputs differ after the pass.",
+    ),
+    "RUB-PASS-021": (
+        "Pass changed what the graph computes",
+        "The harness ran the graph before and after the pass, and an output differs by more than the pass"
+        " declares. The message gives the output, the difference and the tolerance.",
+    ),
+    "RUB-PASS-022": (
+        "Pass is not idempotent",
+        "Run a second time on its own result the pass reported a change, or left other bytes.",
+    ),
+    "RUB-PASS-023": (
+        "Pass made another operator count than expected",
+        "The difference of operator counts is not the one the test states.",
+    ),
+    "RUB-PASS-024": (
+        "Pass lost provenance or types",
+        "A node made by a pass must say which pass made it and which module it stands for, and every "
+        "value whose type and shape were known before must be as well known after.",
+    ),
+    "RUB-PASS-025": (
+        "Pass reported its change wrongly",
+        "The pass said that it changed nothing and did, or touched the graph or weights it was not given "
+        "(weights are shared between copies and must be replaced, never written into).",
+    ),
+    "RUB-PASS-026": (
+        "Mutant survived",
+        "A deliberately wrong variant of a pass went through the harness. The test's graph or inputs do "
+        "not exercise what the mutant breaks.",
+    ),
+    "RUB-PASS-D01": (
+        "Node kept in fp32",
+        "A node asked to run in fp16 stays in fp32 because one of its weights exceeds 65504, the largest "
+        "finite fp16 number.",
+    ),
+}

@@ -1,0 +1,1 @@
+"""Lowering passes: towards what a runtime can execute (no Quant nodes, half precision)."""

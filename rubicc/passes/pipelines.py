@@ -1,0 +1,72 @@
+"""Pipelines as data: which passes run, in which order, and why in that order.
+
+A test checks that every property a pass requires is ensured by an earlier one, so that an order that merely
+happens to work cannot stay here unnoticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rubicc.errors import UsageError
+from rubicc.passes.registry import get
+
+
+@dataclass(frozen=True)
+class Step:
+    """One place in a pipeline.
+
+    Attributes:
+        id: pass id.
+        reason: why the pass runs, and why here.
+        options: options that differ from the defaults of the pass.
+    """
+
+    id: str
+    reason: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+CLEANUP: tuple[Step, ...] = (
+    Step("cleanup.lift-constants", "first: later passes look for constants among the initializers only"),
+    Step("cleanup.infer-shapes", "before folding and no-op removal, which both argue from static shapes"),
+    Step(
+        "cleanup.fold-constants", "before no-op removal: it turns computed shapes and addends into constants"
+    ),
+    Step("cleanup.eliminate-identity", "before fusion: an Identity between Conv and BatchNorm would hide it"),
+    Step("cleanup.merge-transposes", "after no-op removal, which makes transposes neighbours"),
+    Step("cleanup.fuse-batchnorm", "after no-op removal and folding: needs neighbours and constant weights"),
+    Step("cleanup.deduplicate", "after fusion, which would have to split weights that two nodes share"),
+    Step("cleanup.eliminate-dead", "after all rewrites: each leaves the constants it no longer uses"),
+    Step("cleanup.infer-shapes", "rewritten nodes get shapes before a backend plans from them"),
+    Step("cleanup.name-nodes", "last: names follow the final nodes and their provenance"),
+)
+
+CPU_GPU: tuple[Step, ...] = (
+    *CLEANUP[:-1],
+    Step("lower.expand-quant", "the runtimes know no QONNX quantisers; after fusion, which those must stop"),
+    Step("cleanup.deduplicate", "expanded quantisers share their constants"),
+    Step("cleanup.eliminate-dead", "weights behind folded quantisers are no longer used"),
+    Step("cleanup.infer-shapes", "the arithmetic of expanded quantisers gets shapes"),
+    Step("cleanup.name-nodes", "last: names follow the final nodes and their provenance"),
+)
+
+PIPELINES: dict[str, tuple[Step, ...]] = {"cleanup": CLEANUP, "cpu_gpu": CPU_GPU}
+
+
+def check_order(steps: Sequence[Step]) -> None:
+    """Check that every ``requires`` is satisfied by an earlier ``ensures``.
+
+    Raises:
+        UsageError: ``RUB-PASS-006`` naming the step and the missing properties.
+    """
+    have: set[str] = set()
+    for index, step in enumerate(steps):
+        cls = get(step.id)
+        missing = cls.requires - have
+        if missing:
+            what = f"step {index} ({step.id}) requires {', '.join(sorted(missing))}"
+            raise UsageError("RUB-PASS-006", f"{what}, which no earlier step ensures")
+        have |= cls.ensures
