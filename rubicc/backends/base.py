@@ -1,0 +1,198 @@
+"""What every backend is: the protocol, and the values that pass between its rooms.
+
+``check`` → ``prepare`` → ``plan`` → ``emit`` → ``open_session``. A backend either takes the whole graph or
+refuses it with the whole table of findings; it never half-succeeds. Importing this imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from rubicc.errors import Unsupported
+from rubicc.evidence.decision import Decision
+from rubicc.spec import ModelMeta, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rubicc.ir.graph import Graph
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A parsed ``--target T[:device]``; ``device`` is empty when none was named."""
+
+    name: str
+    device: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.device}" if self.device else self.name
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of ``rubicc check``.
+
+    Attributes:
+        rule: catalogue code of the rule.
+        severity: ``error`` refuses the graph, ``warning`` does not.
+        node: node (or graph input/output) name; empty when the finding concerns the whole model.
+        source: module path the node came from.
+        reason: what breaks the rule, with the number or name.
+        remedy: how to mend it.
+    """
+
+    rule: str
+    severity: Severity
+    node: str
+    source: str
+    reason: str
+    remedy: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def refuse(findings: Sequence[Finding], target: Target) -> None:
+    """Raise when any finding is an error; the exception carries all of them.
+
+    Raises:
+        Unsupported: with the code of the first error and the whole table.
+    """
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        first = errors[0]
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        where = " ".join(part for part in (first.node, f"({first.source})" if first.source else "") if part)
+        raise Unsupported(
+            first.rule,
+            f"target {target} cannot take this model: {first.reason}{more}",
+            where=where,
+            hint=first.remedy,
+            findings=tuple(findings),
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A graph made legal for a target.
+
+    Attributes:
+        graph: the graph to plan and emit (the input graph itself when nothing had to change).
+        decisions: what was changed.
+        evidence: measurements behind the decisions; never part of hashed content.
+    """
+
+    graph: Graph
+    decisions: tuple[Decision, ...] = ()
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a backend is going to emit. Backends subclass it with their own resources.
+
+    Attributes:
+        decisions: choices nobody literally asked for.
+        evidence: measurements behind them; may hold timings, so it never enters hashed content.
+    """
+
+    target: Target
+    decisions: tuple[Decision, ...] = ()
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def resolved(self) -> dict[str, Any]:
+        """Options which, given to ``plan`` again, give the same plan on any machine."""
+        return {}
+
+
+@dataclass(frozen=True)
+class EmitResult:
+    """What ``emit`` wrote.
+
+    Attributes:
+        folder: where.
+        files: names relative to ``folder``, sorted.
+        evidence: sizes and the like.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Session(Protocol):
+    """Runs emitted files. ``run`` may be called from several threads at once."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Input specs; symbols are free dimensions."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Output specs."""
+        ...
+
+    @property
+    def runtime(self) -> str:
+        """What executes, e.g. ``onnxruntime``."""
+        ...
+
+    @property
+    def meta(self) -> ModelMeta | None:
+        """What the model is beside its weights."""
+        ...
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name."""
+        ...
+
+    def close(self) -> None:
+        """Free the runtime's memory and threads."""
+        ...
+
+
+class Backend(Protocol):
+    """One target family. See ``docs/adding_a_backend.md``.
+
+    Attributes:
+        name: what stands before the colon of ``--target``.
+        devices: what may stand behind it.
+        summary: one line for ``rubicc targets``.
+        folder: name of its folder inside the artefact.
+        pipeline: key of ``rubicc.passes.pipelines.PIPELINES`` to run before ``prepare``.
+    """
+
+    name: str
+    devices: tuple[str, ...]
+    summary: str
+    folder: str
+    pipeline: str
+
+    def check(self, graph: Graph, target: Target) -> list[Finding]:
+        """Every refusal and warning at once; changes and writes nothing."""
+        ...
+
+    def prepare(self, graph: Graph, target: Target, **options: Any) -> Prepared:
+        """The graph rewritten into what the target executes."""
+        ...
+
+    def plan(self, graph: Graph, target: Target, **options: Any) -> Plan:
+        """Resources and choices for a prepared graph."""
+        ...
+
+    def emit(self, graph: Graph, plan: Plan, folder: Path) -> EmitResult:
+        """Write the target's files; equal graph and plan give equal bytes."""
+        ...
+
+    def open_session(self, folder: Path, **options: Any) -> Session:
+        """Run the files in ``folder`` (the target's folder inside the artefact) from disk."""
+        ...

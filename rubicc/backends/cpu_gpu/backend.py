@@ -1,0 +1,62 @@
+"""The two targets of this backend, as the registry hands them out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from rubicc.backends.base import EmitResult, Finding, Plan, Prepared, Target
+from rubicc.backends.cpu_gpu.plan import CpuGpuPlan
+from rubicc.backends.cpu_gpu.run import CpuGpuSession, open_session
+from rubicc.ir.graph import Graph
+
+
+class CpuGpuBackend:
+    """ONNX for ONNX Runtime and OpenVINO; see :class:`rubicc.backends.base.Backend`."""
+
+    folder = "cpu_gpu"
+    pipeline = "cpu_gpu"
+
+    def __init__(self, name: str, devices: tuple[str, ...], summary: str) -> None:
+        self.name = name
+        self.devices = devices
+        self.summary = summary
+
+    def check(self, graph: Graph, target: Target) -> list[Finding]:
+        """See :func:`rubicc.backends.cpu_gpu.check.check`."""
+        from rubicc.backends.cpu_gpu.check import check
+
+        return check(graph, target)
+
+    def prepare(self, graph: Graph, target: Target, **options: Any) -> Prepared:
+        """See :func:`rubicc.backends.cpu_gpu.prepare.prepare`."""
+        from rubicc.backends.cpu_gpu.prepare import prepare
+
+        return prepare(graph, **options)
+
+    def plan(self, graph: Graph, target: Target, **options: Any) -> CpuGpuPlan:
+        """See :func:`rubicc.backends.cpu_gpu.plan.plan`."""
+        from rubicc.backends.cpu_gpu.plan import plan
+
+        return plan(graph, target, **options)
+
+    def emit(self, graph: Graph, plan: Plan, folder: Path) -> EmitResult:
+        """See :func:`rubicc.backends.cpu_gpu.emit.emit`."""
+        from rubicc.backends.cpu_gpu.emit import emit
+
+        return emit(graph, cast(CpuGpuPlan, plan), folder)
+
+    def open_session(self, folder: Path, **options: Any) -> CpuGpuSession:
+        """See :func:`rubicc.backends.cpu_gpu.run.open_session`."""
+        return open_session(folder, **options)
+
+
+def _row(name: str) -> tuple[str, tuple[str, ...], str]:
+    from rubicc.backends.registry import builtin
+
+    info = builtin(name)
+    return info.name, info.devices, info.summary
+
+
+CPU = CpuGpuBackend(*_row("cpu"))
+GPU = CpuGpuBackend(*_row("gpu"))

@@ -1,0 +1,92 @@
+"""Does the emitted artefact compute what its source computes? Runs the files from disk, in every runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from rubicc.backends.cpu_gpu.run import open_session
+from rubicc.backends.cpu_gpu.templates import run as runner
+from rubicc.evidence.gaps import Gap, LayerGap, output_gaps
+from rubicc.evidence.gaps import layer_gaps as gaps_of_layers
+from rubicc.ir.executor import execute
+from rubicc.ir.graph import Graph, op_key, source_of
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def compare(
+    folder: str | Path, feeds: Arrays, expected: Arrays, *, threads: int | None = None
+) -> dict[str, dict[str, Gap]]:
+    """Gap per runtime and output of the artefact against ``expected``.
+
+    Every runtime the artefact says it runs in is run, not only the chosen one; judge the result with
+    :func:`rubicc.evidence.gaps.require`, code ``RUB-CPU-040``.
+
+    Raises:
+        ModelRefused, ToolMissing, UsageError: as :func:`rubicc.backends.cpu_gpu.run.open_session` and ``run``.
+    """
+    first = open_session(folder, threads=threads)
+    found = {}
+    for name in first.description["runtimes"]:
+        session = first if name == first.runtime else open_session(folder, runtime=name, threads=threads)
+        found[name] = output_gaps(expected, session.run(feeds))
+        session.close()
+    return found
+
+
+def layer_gaps(
+    folder: str | Path,
+    feeds: Arrays,
+    *,
+    reference: Graph | None = None,
+    dtype: np.dtype | type = np.float64,
+) -> list[LayerGap]:
+    """Gap of every node's outputs: the emitted model in ONNX Runtime against our executor, in node order.
+
+    Runs a copy of the emitted model in which every intermediate value is an output, with ONNX Runtime's graph
+    optimisations off (fused values do not exist). The errors are those that arrive at a layer, its own and its
+    inputs'. All values are held at once: give one batch item.
+
+    Args:
+        reference: graph to execute as the reference; ``None`` = the emitted graph itself. Give the fp32 graph
+            for an fp16 artefact.
+        dtype: floating type of the reference execution.
+    """
+    path = Path(folder)
+    path = path if (path / "runtime.json").exists() else path / "cpu_gpu"
+    model = onnx.load_from_string(runner.read_model(path, runner.read_description(path)))
+    emitted = Graph.from_proto(model)
+    rows = [
+        (value.name, node.name or "", op_key(node), source_of(node))
+        for node in emitted.nodes
+        for value in node.outputs
+        if value.name
+    ]
+    wanted = reference or emitted
+    produced = {value.name for node in wanted.nodes for value in node.outputs if value.name}
+    names = [row[0] for row in rows if row[0] in produced]
+    ref = execute(wanted, dict(feeds), dtype=np.dtype(dtype), keep=names)
+    return gaps_of_layers(ref, _intermediates(emitted, feeds, names), rows)
+
+
+def _intermediates(graph: Graph, feeds: Arrays, names: list[str]) -> dict[str, np.ndarray]:
+    """Named values of ``graph`` as ONNX Runtime computes them."""
+    import onnxruntime as ort
+
+    exposed = graph.clone()
+    present = {value.name for value in exposed.ir.outputs}
+    by_name: dict[str | None, ir.Value] = {v.name: v for node in exposed.nodes for v in node.outputs}
+    exposed.ir.outputs.extend(by_name[name] for name in names if name not in present)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(
+        exposed.to_proto().SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    wanted = [output.name for output in session.get_outputs()]
+    return dict(zip(wanted, session.run(wanted, dict(feeds)), strict=True))

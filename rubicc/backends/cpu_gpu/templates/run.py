@@ -1,0 +1,401 @@
+"""Runs the model in this folder with ONNX Runtime or OpenVINO. Needs numpy and one of the two, nothing else.
+
+    python run.py input.npz -o output.npz            arrays by input name in, arrays by output name out
+    python run.py --info                             what goes in and out
+
+    model = load(); outputs = model.run({"x": array})
+
+Everything it must know stands in runtime.json. The model is refused when its bytes are not the recorded ones.
+Copied unchanged from rubicc, which runs artefacts through this very file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import queue
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+MAX_JSON_BYTES = 4 << 20
+EXIT = {"input": 2, "refused": 3, "missing": 7, "failed": 7}
+
+
+class ArtefactError(Exception):
+    """What went wrong (``kind``: input, refused, missing, failed), under a code of ``rubicc explain``."""
+
+    def __init__(self, kind: str, code: str, what: str, hint: str = "") -> None:
+        super().__init__(kind, code, what, hint)
+        self.kind, self.code, self.what, self.hint = kind, code, what, hint
+
+    def __str__(self) -> str:
+        return f"error[{self.code}]: {self.what}" + (f" · {self.hint}" if self.hint else "")
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """``runtime.json``, checked as far as running the model depends on it."""
+    path = folder / "runtime.json"
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ArtefactError("refused", "RUB-CPU-031", f"runtime.json is over {MAX_JSON_BYTES} bytes")
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
+            version = data.get("schema_version") if isinstance(data, dict) else None
+            raise ArtefactError(
+                "refused",
+                "RUB-CPU-031",
+                f"runtime.json has schema_version {version!r}, this program reads {SCHEMA_VERSION}",
+                "use the run.py that lies beside it, or compile again",
+            )
+        _check_form(data)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+        raise ArtefactError(
+            "refused",
+            "RUB-CPU-031",
+            f"runtime.json cannot be used: {type(err).__name__}: {err}",
+            "compile again",
+        ) from err
+    return data
+
+
+def _check_form(data: dict[str, Any]) -> None:
+    file = data["model"]["file"]
+    if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
+        raise ValueError(f"model file {file!r} is not a plain file name")
+    for spec in [*data["inputs"], *data["outputs"]]:
+        if not all(isinstance(d, int | str) for d in spec["shape"]) or not isinstance(spec["name"], str):
+            raise ValueError(f"tensor {spec['name']!r} has the wrong form")
+        np.dtype(spec["dtype"])
+    for key in ("runtime", "precision"):
+        if not isinstance(data[key], str):
+            raise ValueError(f"{key} is not a text")
+    data["onnxruntime"]["providers"], data["openvino"]["inference_precision"]  # KeyError when absent
+
+
+def read_model(folder: Path, data: dict[str, Any]) -> bytes:
+    """The model's bytes, hashed as read, so that what was checked is what runs."""
+    want = data["model"]
+    try:
+        content = (folder / want["file"]).read_bytes()
+    except OSError as err:
+        raise ArtefactError(
+            "refused", "RUB-CPU-030", f"{want['file']} cannot be read: {err.strerror}"
+        ) from err
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != want["sha256"]:
+        raise ArtefactError(
+            "refused",
+            "RUB-CPU-030",
+            f"{want['file']} has sha256 {digest[:16]}…, runtime.json says {str(want['sha256'])[:16]}…",
+            "the file was changed or damaged after it was compiled: restore it or compile again",
+        )
+    return content
+
+
+def cores() -> int:
+    """CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+class OrtEngine:
+    """ONNX Runtime. ``run`` is thread-safe; each of ``streams`` callers gets threads/streams threads."""
+
+    name = "onnxruntime"
+
+    def __init__(self, model: bytes, data: dict[str, Any], threads: int, streams: int) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError as err:
+            raise ArtefactError(
+                "missing", "RUB-CPU-009", f"onnxruntime cannot be imported: {err}", "pip install onnxruntime"
+            ) from err
+        config = data["onnxruntime"]
+        providers = config["providers"]
+        absent = [p for p in providers if p not in ort.get_available_providers()]
+        if absent:
+            raise ArtefactError(
+                "missing", "RUB-CPU-006", f"ONNX Runtime here has no {absent[0]}", PACKAGES.get(absent[0], "")
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = max(1, threads // streams)
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.use_deterministic_compute = True
+        options.log_severity_level = 3
+        options.graph_optimization_level = {
+            "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+            "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+            "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+        }[config.get("graph_optimization_level", "all")]
+        # Spinning burns a core between calls, which other streams, decoders and processes need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(model, options, providers=providers)
+        except Exception as err:
+            raise ArtefactError(
+                "failed", "RUB-CPU-008", f"ONNX Runtime refuses the model: {_first_line(err)}"
+            ) from err
+        # ONNX Runtime falls back to its CPU silently when a GPU library is missing: that is another target.
+        if self._session.get_providers()[0] != providers[0]:
+            raise ArtefactError(
+                "missing",
+                "RUB-CPU-006",
+                f"{providers[0]} could not be started",
+                PACKAGES.get(providers[0], ""),
+            )
+
+    def infer(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Outputs in the order of the file."""
+        return list(self._session.run(None, feeds))
+
+
+class OpenVinoEngine:
+    """OpenVINO. One request per concurrent caller; shapes listed as static get their own compiled model."""
+
+    name = "openvino"
+
+    def __init__(self, model: bytes, data: dict[str, Any], threads: int, streams: int) -> None:
+        try:
+            import openvino
+        except ImportError as err:
+            raise ArtefactError(
+                "missing", "RUB-CPU-009", f"openvino cannot be imported: {err}", "pip install openvino"
+            ) from err
+        self._core = openvino.Core()
+        self._properties = {
+            # Without this OpenVINO computes fp32 models in bf16 on CPUs that have it.
+            "INFERENCE_PRECISION_HINT": data["openvino"]["inference_precision"],
+            "EXECUTION_MODE_HINT": data["openvino"].get("execution_mode", "ACCURACY"),
+            "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": streams,
+            "ENABLE_CPU_PINNING": False,  # two pinned processes share one core and leave the others idle
+        }
+        self._static = [_shape_key(item) for item in data["openvino"].get("static_shapes", [])]
+        self._lock = threading.Lock()
+        self._requests: dict[Any, queue.SimpleQueue[Any]] = {}
+        self._compiled: dict[Any, Any] = {}
+        try:
+            self._model = self._core.read_model(model)
+            self._compiled[None] = self._core.compile_model(self._model, "CPU", self._properties)
+        except RuntimeError as err:
+            raise ArtefactError(
+                "failed", "RUB-CPU-008", f"OpenVINO refuses the model: {_first_line(err)}"
+            ) from err
+        self._requests[None] = queue.SimpleQueue()
+
+    def infer(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Outputs in the order of the file; copies, because a request's memory is used again."""
+        key = self._variant({name: list(array.shape) for name, array in feeds.items()})
+        idle = self._requests[key]
+        try:
+            request = idle.get_nowait()
+        except queue.Empty:
+            request = self._compiled[key].create_infer_request()
+        request.infer(feeds)
+        outputs = [np.array(request.get_output_tensor(i).data) for i in range(len(self._model.outputs))]
+        idle.put(request)
+        return outputs
+
+    def _variant(self, shapes: dict[str, list[int]]) -> Any:
+        key = _shape_key(shapes)
+        if key not in self._static:
+            return None
+        with self._lock:
+            if key not in self._compiled:
+                model = self._model.clone()
+                model.reshape(shapes)
+                self._requests[key] = queue.SimpleQueue()
+                self._compiled[key] = self._core.compile_model(model, "CPU", self._properties)
+        return key
+
+
+PACKAGES = {
+    "CUDAExecutionProvider": "needs an NVIDIA GPU, driver, CUDA, cuDNN and `pip install onnxruntime-gpu`",
+    "TensorrtExecutionProvider": "needs an NVIDIA GPU, TensorRT and `pip install onnxruntime-gpu`",
+    "MIGraphXExecutionProvider": "needs an AMD GPU with ROCm and `pip install onnxruntime-migraphx`",
+}
+ENGINES: dict[str, Any] = {"onnxruntime": OrtEngine, "openvino": OpenVinoEngine}
+
+
+class Model:
+    """A loaded model. ``run`` checks its inputs and may be called from several threads at once.
+
+    Attributes:
+        inputs, outputs: ``{"name", "dtype", "shape"}``; a text in a shape is a free dimension.
+        meta: what the model is (normalisation, stride, alphabet, decoder), or ``None``.
+        runtime, threads, streams: what executes, with how many threads in all, for how many callers at once.
+    """
+
+    def __init__(
+        self, folder: Path, runtime: str | None = None, threads: int | None = None, streams: int = 1
+    ) -> None:
+        data = read_description(folder)
+        self.description = data
+        self.inputs: list[dict[str, Any]] = data["inputs"]
+        self.outputs: list[dict[str, Any]] = data["outputs"]
+        self.meta: dict[str, Any] | None = data.get("meta")
+        self.runtime = runtime or data["runtime"]
+        self.threads = threads or data.get("threads") or cores()
+        self.streams = streams
+        self._names = [spec["name"] for spec in self.outputs]
+        if self.runtime not in ENGINES:
+            raise ArtefactError(
+                "input", "RUB-CPU-020", f"unknown runtime {self.runtime!r}", f"known: {', '.join(ENGINES)}"
+            )
+        if self.runtime not in data.get("runtimes", list(ENGINES)):
+            raise ArtefactError(
+                "input", "RUB-CPU-020", f"this model was compiled for {data['runtimes']}, not {self.runtime}"
+            )
+        if self.threads < 1 or streams < 1:
+            raise ArtefactError("input", "RUB-CPU-020", "threads and streams must be at least 1")
+        self._engine = ENGINES[self.runtime](read_model(folder, data), data, self.threads, streams)
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name for arrays by input name; ArtefactError for inputs the model does not take."""
+        arrays = self._checked(feeds)
+        try:
+            outputs = self._engine.infer(arrays)
+        except Exception as err:
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+            raise ArtefactError(
+                "failed", "RUB-CPU-035", f"{self.runtime} failed on {shapes}: {_first_line(err)}"
+            ) from err
+        result = dict(zip(self._names, outputs, strict=True))
+        self._check_outputs(arrays, result)
+        return result
+
+    def _checked(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names = [spec["name"] for spec in self.inputs]
+        if sorted(feeds) != sorted(names):
+            raise ArtefactError(
+                "input",
+                "RUB-CPU-032",
+                f"inputs given: {sorted(feeds)}",
+                f"the model takes exactly {sorted(names)}",
+            )
+        symbols: dict[str, int] = {}
+        return {spec["name"]: _checked_array(spec, feeds[spec["name"]], symbols) for spec in self.inputs}
+
+    def _check_outputs(self, feeds: dict[str, np.ndarray], result: dict[str, np.ndarray]) -> None:
+        """The recorded shapes and stride hold: a wrong stride would give wrong DNA without any error."""
+        for spec in self.outputs:
+            shape = result[spec["name"]].shape
+            fixed = [
+                (want, got) for want, got in zip(spec["shape"], shape, strict=False) if isinstance(want, int)
+            ]
+            if spec["shape"] and (len(shape) != len(spec["shape"]) or any(w != g for w, g in fixed)):
+                raise ArtefactError(
+                    "refused",
+                    "RUB-CPU-036",
+                    f"output {spec['name']} is {list(shape)}, recorded {spec['shape']}",
+                )
+        stride = (self.meta or {}).get("stride")
+        if stride and (self.meta or {}).get("task") == "basecalling":
+            samples = feeds[self.inputs[0]["name"]].shape[-1]
+            frames = result[self._names[0]].shape[0]
+            if abs(frames * stride - samples) >= 2 * stride:
+                raise ArtefactError(
+                    "refused",
+                    "RUB-CPU-036",
+                    f"{samples} samples gave {frames} frames, recorded stride {stride}",
+                )
+
+
+def _checked_array(spec: dict[str, Any], array: Any, symbols: dict[str, int]) -> np.ndarray:
+    name, want = spec["name"], np.dtype(spec["dtype"])
+    if not isinstance(array, np.ndarray) or array.dtype != want:
+        got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise ArtefactError(
+            "input",
+            "RUB-CPU-033",
+            f"input {name} is {got}, the model takes {want}",
+            f"array.astype('{want}')",
+        )
+    fits = array.ndim == len(spec["shape"]) and array.size > 0
+    for dim, size in zip(spec["shape"], array.shape, strict=False):
+        expected = dim if isinstance(dim, int) else symbols.setdefault(dim, size)
+        fits = fits and size == expected
+    if not fits:
+        raise ArtefactError(
+            "input",
+            "RUB-CPU-034",
+            f"input {name} has shape {list(array.shape)}",
+            f"it must fit {spec['shape']}",
+        )
+    return np.ascontiguousarray(array)
+
+
+def _shape_key(shapes: dict[str, list[int]]) -> tuple[Any, ...]:
+    return tuple(sorted((name, tuple(shape)) for name, shape in shapes.items()))
+
+
+def _first_line(err: BaseException) -> str:
+    """The first line that says something: runtimes put source positions before it."""
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
+    useful = [
+        line for line in lines if not line.startswith(("Exception from", "Check '", "FrontEnd API failed"))
+    ]
+    return (useful or lines or [type(err).__name__])[0][:300]
+
+
+def load(
+    folder: str | Path | None = None, runtime: str | None = None, threads: int | None = None, streams: int = 1
+) -> Model:
+    """The model of ``folder`` (this file's own by default), its bytes verified."""
+    return Model(Path(folder) if folder else Path(__file__).resolve().parent, runtime, threads, streams)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Run the compiled model beside this file.")
+    parser.add_argument("input", nargs="?", help=".npz with one array per input")
+    parser.add_argument("-o", "--output", help=".npz to write")
+    parser.add_argument("--runtime", choices=sorted(ENGINES))
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--info", action="store_true", help="print inputs, outputs and metadata as JSON")
+    args = parser.parse_args(argv)
+    try:
+        model = load(runtime=args.runtime, threads=args.threads)
+        if args.info:
+            shown = {key: getattr(model, key) for key in ("runtime", "threads", "inputs", "outputs", "meta")}
+            print(json.dumps(shown, indent=2, sort_keys=True))
+            return 0
+        if not args.input or not args.output:
+            parser.error("give input.npz and -o output.npz, or --info")
+        _write(Path(args.output), model.run(_read(Path(args.input))))
+    except ArtefactError as err:
+        print(err, file=sys.stderr)
+        return EXIT[err.kind]
+    return 0
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, AttributeError, TypeError) as err:
+        raise ArtefactError(
+            "input", "RUB-CPU-037", f"{path.name} is not an .npz of plain arrays: {err}"
+        ) from err
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    staged = path.with_name(path.name + ".partial")
+    try:
+        with staged.open("wb") as handle:
+            np.savez(handle, **arrays)  # type: ignore[arg-type]
+        os.replace(staged, path)
+    except OSError as err:
+        raise ArtefactError("input", "RUB-CPU-037", f"{path.name} cannot be written: {err.strerror}") from err
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Targets by name: the built-in table, and plugins from the entry-point group ``rubicc.backends``.
+
+Nothing heavy is imported to list targets; a backend is imported by :func:`get`. A broken plugin is a row with
+its error in :func:`targets`, never a failure of the others.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import os
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, cast
+
+from rubicc.backends.base import Target
+from rubicc.errors import ToolMissing, UsageError
+
+if TYPE_CHECKING:
+    from rubicc.backends.base import Backend
+
+GROUP = "rubicc.backends"
+REQUIRED = (
+    "name",
+    "devices",
+    "summary",
+    "folder",
+    "pipeline",
+    "check",
+    "prepare",
+    "plan",
+    "emit",
+    "open_session",
+)
+
+
+@dataclass(frozen=True)
+class TargetInfo:
+    """One row of ``rubicc targets``.
+
+    Attributes:
+        origin: ``builtin`` or ``distribution version`` of the plugin.
+        error: why a plugin's target cannot be used; empty when nothing is known to be wrong.
+    """
+
+    name: str
+    devices: tuple[str, ...]
+    summary: str
+    origin: str = "builtin"
+    error: str = ""
+
+
+# name -> (row, "module:attribute" of the backend object)
+_BUILTIN: dict[str, tuple[TargetInfo, str]] = {
+    "cpu": (
+        TargetInfo("cpu", (), "ONNX for ONNX Runtime and OpenVINO on this CPU; fp32, fp16, bf16"),
+        "rubicc.backends.cpu_gpu.backend:CPU",
+    ),
+    "gpu": (
+        TargetInfo(
+            "gpu", ("cuda", "tensorrt", "migraphx"), "ONNX for ONNX Runtime's GPU providers; fp32, fp16"
+        ),
+        "rubicc.backends.cpu_gpu.backend:GPU",
+    ),
+}
+
+
+def builtin(name: str) -> TargetInfo:
+    """The row of a built-in target."""
+    return _BUILTIN[name][0]
+
+
+def plugins_enabled() -> bool:
+    """False under ``RUBICC_PLUGINS=0``."""
+    return os.environ.get("RUBICC_PLUGINS", "1") != "0"
+
+
+def _plugin_points() -> dict[str, EntryPoint]:
+    if not plugins_enabled():
+        return {}
+    return {point.name: point for point in entry_points(group=GROUP) if point.name not in _BUILTIN}
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "unknown package"
+
+
+@functools.cache
+def _load_plugin(point: EntryPoint) -> tuple[Any, str]:
+    """The plugin's backend object, or ``None`` and the reason; whatever the plugin raises is its own."""
+    try:
+        loaded = point.load()
+        backend = loaded() if isinstance(loaded, type) else loaded
+        missing = [name for name in REQUIRED if not hasattr(backend, name)]
+        if missing:
+            return None, f"offers no {', '.join(missing)}"
+        if backend.name != point.name:
+            return None, f"calls itself {backend.name!r} but is registered as {point.name!r}"
+        return backend, ""
+    except Exception as err:
+        return None, f"{type(err).__name__}: {err}"
+
+
+def targets() -> tuple[TargetInfo, ...]:
+    """Every target, built-in ones first; plugins are loaded to show their devices and failures."""
+    rows = [row for row, _ in _BUILTIN.values()]
+    for name, point in sorted(_plugin_points().items()):
+        backend, error = _load_plugin(point)
+        if backend is None:
+            rows.append(TargetInfo(name, (), "", _origin(point), error))
+        else:
+            rows.append(TargetInfo(name, tuple(backend.devices), str(backend.summary), _origin(point)))
+    return tuple(rows)
+
+
+def plugin_versions() -> dict[str, str]:
+    """Target name to ``distribution version`` of every installed plugin, for the manifest; loads nothing."""
+    return {name: _origin(point) for name, point in sorted(_plugin_points().items())}
+
+
+def parse_target(text: str) -> Target:
+    """``T`` or ``T:device``, checked against the registry.
+
+    Raises:
+        UsageError: unknown target (RUB-TGT-001) or device (RUB-TGT-002), with the nearest known name.
+        ToolMissing: the target's plugin does not load (RUB-TGT-003).
+    """
+    name, _, device = text.strip().partition(":")
+    devices = _devices(name)
+    if device and device not in devices:
+        hint = (
+            _nearest(device, devices) if devices else f"target {name} has no devices: write --target {name}"
+        )
+        raise UsageError("RUB-TGT-002", f"target {name!r} has no device {device!r}", hint=hint)
+    return Target(name, device)
+
+
+def get(target: str | Target) -> Backend:
+    """The backend of a target, imported now.
+
+    Raises:
+        UsageError, ToolMissing: as :func:`parse_target`.
+    """
+    name = (target if isinstance(target, Target) else parse_target(target)).name
+    if name in _BUILTIN:
+        module, _, attribute = _BUILTIN[name][1].partition(":")
+        return cast("Backend", getattr(importlib.import_module(module), attribute))
+    return cast("Backend", _plugin(name))
+
+
+def _devices(name: str) -> tuple[str, ...]:
+    return _BUILTIN[name][0].devices if name in _BUILTIN else tuple(_plugin(name).devices)
+
+
+def _plugin(name: str) -> Any:
+    points = _plugin_points()
+    if name not in points:
+        known = [*_BUILTIN, *points]
+        raise UsageError("RUB-TGT-001", f"unknown target {name!r}", hint=_nearest(name, known))
+    backend, error = _load_plugin(points[name])
+    if backend is None:
+        raise ToolMissing(
+            "RUB-TGT-003",
+            f"target {name!r} of {_origin(points[name])} could not be loaded: {error}",
+            hint="update or uninstall that package, or set RUBICC_PLUGINS=0",
+        )
+    return backend
+
+
+def _nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
