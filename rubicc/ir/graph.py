@@ -85,7 +85,24 @@ class Graph:
     @classmethod
     def from_proto(cls, proto: onnx.ModelProto, meta: ModelMeta | None = None) -> Graph:
         """Wrap a trusted, already checked proto (files go through :mod:`rubicc.ir.io`)."""
-        return cls(onnx_ir.from_proto(proto), meta)
+        graph = cls(onnx_ir.from_proto(proto), meta)
+        graph.normalise()
+        return graph
+
+    def normalise(self) -> None:
+        """Bring a foreign graph into our form: weights are no inputs, node names exist and are unique."""
+        inputs = self.inputs
+        if len(inputs) != len(self.ir.inputs):
+            self.ir.inputs.clear()
+            self.ir.inputs.extend(inputs)
+        if any(node.domain == QONNX_DOMAIN for node in self.all_nodes()):
+            self.model.opset_imports.setdefault(QONNX_DOMAIN, 1)  # qonnx itself does not insist on the import
+        seen: set[str] = set()
+        for index, node in enumerate(self.all_nodes()):
+            if not node.name or node.name in seen:
+                base = f"{node.op_type}_{index}"
+                node.name = base if base not in seen else f"{base}_{len(seen)}"
+            seen.add(node.name)
 
 
 def op_key(node: onnx_ir.Node) -> str:
