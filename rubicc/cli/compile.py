@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from rubicc.cli.console import Console, clean, facts, table
+from rubicc.cli.console import Console, facts, table
 from rubicc.cli.parser import add_reading, add_settings
 from rubicc.errors import UsageError
+from rubicc.text import clean
 
 if TYPE_CHECKING:
     from rubicc.settings import Settings

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rubicc.errors import RubiccError
+from rubicc.text import clean
 
 SCHEMA_VERSION = 1
 LOGGER = "rubicc"
@@ -93,14 +94,6 @@ def write(stream: TextIO, text: str) -> None:
     safe = text.encode(encoding, errors="backslashreplace").decode(encoding)
     stream.write(safe + "\n")
     stream.flush()
-
-
-def clean(text: object) -> str:
-    """``text`` with control and format characters written as escapes (terminal escapes, newlines, bidi)."""
-    value = str(text)
-    if value.isprintable():
-        return value
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
 
 
 def colour(text: str, code: str, stream: TextIO) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rubicc.cli.console import Console, clean, facts, plain, table
+from rubicc.cli.console import Console, facts, plain, table
 from rubicc.errors import UsageError
+from rubicc.text import clean
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

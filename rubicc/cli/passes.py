@@ -7,7 +7,8 @@ import inspect
 from dataclasses import fields
 from typing import Any
 
-from rubicc.cli.console import Console, clean, table
+from rubicc.cli.console import Console, table
+from rubicc.text import clean
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,19 @@
+"""Text that strangers wrote, made safe to show; and numbers made readable."""
+
+from __future__ import annotations
+
+
+def clean(text: object) -> str:
+    """``text`` with control and format characters written as escapes (terminal escapes, newlines, bidi)."""
+    value = str(text)
+    if value.isprintable():
+        return value
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+
+
+def si(value: float, unit: str = "") -> str:
+    """Three significant digits with a decimal prefix: ``1234567`` is ``1.23 M``."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}".rstrip()
