@@ -38,21 +38,21 @@ class SimParams:
         sampling_rate, digitisation, adc_range, adc_offset: the digitiser.
     """
 
-    pore_seed: int = 20
+    pore_seed: int = 101
     k: int = 5
     level_mean: float = 90.0
-    level_sd: float = 14.0
+    level_sd: float = 15.0
     dwell_mean: float = 9.0
-    dwell_shape: float = 3.0
+    dwell_shape: float = 5.0
     dwell_min: int = 2
     stall_probability: float = 0.004
     stall_factor: float = 6.0
     speed_sd: float = 0.08
-    event_sd: float = 1.0
-    white_sd: float = 1.6
-    coloured_sd: float = 1.0
+    event_sd: float = 0.5
+    white_sd: float = 1.2
+    coloured_sd: float = 0.6
     coloured_rho: float = 0.85
-    drift_sd: float = 1.2
+    drift_sd: float = 0.6
     drift_period: float = 4000.0
     gain_sd: float = 0.04
     offset_sd: float = 4.0
@@ -103,7 +103,7 @@ class SimulatedRead:
 
 
 @functools.lru_cache(maxsize=8)
-def pore_model(k: int = 5, seed: int = 20, mean: float = 90.0, sd: float = 14.0) -> PoreModel:
+def pore_model(k: int = 5, seed: int = 101, mean: float = 90.0, sd: float = 15.0) -> PoreModel:
     """The k-mer table of ``seed``: additive over positions, plus neighbour interactions, plus a residual.
 
     The position weights fall off as a Gaussian around a centre half a base before the middle, so that the
@@ -112,14 +112,12 @@ def pore_model(k: int = 5, seed: int = 20, mean: float = 90.0, sd: float = 14.0)
     rng = np.random.default_rng([seed, k])
     digits = np.stack(np.unravel_index(np.arange(4**k), (4,) * k), axis=1)
     position = np.arange(k)
-    weight = np.exp(-0.5 * ((position - (k / 2 - 1.0)) / (k / 4)) ** 2)
+    weight = np.exp(-0.5 * ((position - (k / 2 - 1.0)) / (k / 5)) ** 2)
     single = rng.normal(size=(k, 4)) * weight[:, None]
-    # Shared base effect: the four bases keep their order across positions, which makes the table smooth.
-    single += weight[:, None] * np.array([-0.9, 0.5, 1.1, -0.4])[None, :]
-    pair = rng.normal(size=(k - 1, 4, 4)) * 0.35 * np.sqrt(weight[1:] * weight[:-1])[:, None, None]
+    pair = rng.normal(size=(k - 1, 4, 4)) * 0.2 * np.sqrt(weight[1:] * weight[:-1])[:, None, None]
     level = single[position, digits].sum(axis=1)
     level += pair[position[:-1], digits[:, :-1], digits[:, 1:]].sum(axis=1)
-    level += 0.15 * rng.normal(size=level.size)
+    level += 0.05 * rng.normal(size=level.size)
     level = mean + sd * (level - level.mean()) / level.std()
     noise = np.exp(0.15 * rng.normal(size=level.size))
     return PoreModel(k, level, noise)
@@ -203,8 +201,8 @@ def simulate_reads(
     low, high = (length, length) if isinstance(length, int) else length
     source = None if genome is None else encode(genome)
     if low < 1 or high < low or (source is not None and high > len(source)):
-        size = "no genome given" if source is None else f"genome of {len(source)} bases"
-        raise UsageError("RUB-GEN-201", f"read length {low}..{high} is impossible ({size})")
+        given = "no genome given" if source is None else f"genome of {len(source)} bases"
+        raise UsageError("RUB-GEN-201", f"read length {low}..{high} is impossible ({given})")
     reads = []
     for index in range(n):
         rng = np.random.default_rng([seed, index])
@@ -234,8 +232,8 @@ def write_reads(path: str | Path, reads: Sequence[SimulatedRead]) -> None:
 
     Arrays: ``read_id`` (unicode), ``offset, range, digitisation, sampling_rate`` (one per read);
     ``dac`` with ``dac_lengths``, ``reference`` with ``reference_lengths``, and ``ref_to_signal`` whose
-    lengths are ``reference_lengths + 1``. A single read is also readable as the unbatched form: its arrays are
-    exactly the read's own. Bytes are deterministic.
+    lengths are ``reference_lengths + 1``. A single read is also readable as the unbatched form: its arrays
+    are exactly the read's own. Bytes are deterministic.
     """
     arrays = {
         "read_id": np.array([r.read_id for r in reads], dtype="U36"),
@@ -249,4 +247,4 @@ def write_reads(path: str | Path, reads: Sequence[SimulatedRead]) -> None:
         "reference_lengths": np.array([len(r.reference) for r in reads], dtype=np.int64),
         "ref_to_signal": np.concatenate([r.ref_to_signal for r in reads]),
     }
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(path, **arrays)

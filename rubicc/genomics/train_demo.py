@@ -1,14 +1,13 @@
 """Train the embedded demo network on simulated signal: ``python -m rubicc.genomics.train_demo --work DIR``.
 
-Two phases over endless, seeded, simulated chunks. The simulator knows where each base lies, so phase one learns
-frame labels by cross-entropy, which converges many times faster than CTC from scratch; phase two is plain CTC.
-Batch ``i`` depends on the seed and ``i`` alone, so a run that was killed resumes from its last checkpoint and sees
-the chunks it would have seen.
+Two phases over endless, seeded, simulated chunks. The simulator knows where each base lies, so phase one
+learns frame labels by cross-entropy, which converges many times faster than CTC from scratch; phase two is
+plain CTC. Batch ``i`` depends on the seed and ``i`` alone, so a run that was killed resumes from its last
+checkpoint and sees the chunks it would have seen.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import math
 import os
@@ -32,14 +31,14 @@ TRAIN_SEED = 7
 class TrainConfig:
     """What one run is. ``chunk`` in samples, ``read_bases`` per simulated read, ``reads`` per batch."""
 
-    label_steps: int = 5000
-    ctc_steps: int = 1200
+    label_steps: int = 1500
+    ctc_steps: int = 2000
     label_lr: float = 3e-3
-    ctc_lr: float = 5e-4
+    ctc_lr: float = 1.5e-3
     warmup: int = 100
     weight_decay: float = 0.01
     clip: float = 2.0
-    chunk: int = 1800
+    chunk: int = 1200
     read_bases: int = 1050
     reads: int = 8
     seed: int = TRAIN_SEED
@@ -56,20 +55,20 @@ def normalise(read: SimulatedRead) -> np.ndarray:
 def make_batch(config: TrainConfig, step: int, stride: int) -> dict[str, torch.Tensor]:
     """Chunks of batch ``step``: ``signal`` (N, 1, chunk), ``labels`` (N, frames), ``targets``, ``lengths``.
 
-    A frame carries a base's label when that base's middle lies in it; CTC targets are the bases whose dwell lies
-    entirely inside the chunk.
+    A frame carries a base's label when that base begins in it (the moment the signal shows); CTC targets are
+    the bases whose dwell lies entirely inside the chunk.
     """
     reads = simulate_reads(config.reads, config.seed * 1_000_000 + step, config.read_bases)
     frames = config.chunk // stride
     signal, labels, targets, lengths = [], [], [], []
     for read in reads:
         x, edges = normalise(read), read.ref_to_signal
-        middle = (edges[:-1] + edges[1:]) // 2
+        begin = edges[:-1]
         offset = int(step * 7919) % stride
         for start in range(offset, len(x) - config.chunk + 1, config.chunk):
-            inside = (middle >= start) & (middle < start + config.chunk)
+            inside = (begin >= start) & (begin < start + config.chunk)
             label = np.zeros(frames, np.int64)
-            label[(middle[inside] - start) // stride] = read.reference[inside]
+            label[(begin[inside] - start) // stride] = read.reference[inside]
             whole = (edges[:-1] >= start) & (edges[1:] <= start + config.chunk)
             signal.append(x[start : start + config.chunk])
             labels.append(label)
