@@ -204,8 +204,8 @@ def get(name: str) -> ModelEntry:
     """The entry called ``name``.
 
     Raises:
-        UsageError: ``RUB-MODEL-001`` with the nearest known name; ``RUB-MODEL-004`` when a plugin announces it
-            and cannot be loaded.
+        UsageError: ``RUB-MODEL-001`` with the nearest known name; ``RUB-MODEL-004`` when a plugin announces
+            it and cannot be loaded.
     """
     if name in _TABLE:
         return _TABLE[name]
