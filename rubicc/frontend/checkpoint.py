@@ -1,0 +1,139 @@
+"""rubicc's own checkpoints: tensors, architecture name and metadata in one file that is read without code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rubicc.errors import ModelRefused, UsageError
+from rubicc.frontend import files, ptfile, safetensors_file
+from rubicc.frontend.fit import as_state_dict, build_arch, prepare
+from rubicc.frontend.limits import DEFAULT, Limits
+from rubicc.frontend.source import Source
+from rubicc.spec import ModelMeta
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = "rubicc-checkpoint"
+VERSION = 1
+METADATA_KEY = "rubicc"
+
+
+def save(path: str | Path, module: torch.nn.Module, meta: ModelMeta) -> None:
+    """Write ``module``'s tensors and ``meta``; ``.safetensors`` by that suffix, a torch archive otherwise.
+
+    The file appears complete or not at all. Equal tensors and metadata give equal bytes.
+
+    Raises:
+        UsageError: RUB-READ-034 when ``meta.arch`` is not in the zoo (nothing could read it back).
+    """
+    from rubicc.models import registry
+
+    path = Path(path)
+    if meta.arch not in registry.names():
+        raise UsageError(
+            "RUB-READ-034",
+            f"architecture {meta.arch!r} is not in the zoo",
+            where=path.name,
+            hint="register it",
+        )
+    head = {"format": FORMAT, "version": VERSION, "meta": meta.to_dict()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as handle:
+            _write(handle, path.suffix, head, tensors)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+
+
+def _write(handle: Any, suffix: str, head: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    if suffix == ".safetensors":
+        from safetensors.torch import save as to_bytes
+
+        handle.write(
+            to_bytes(tensors, {METADATA_KEY: json.dumps(head, sort_keys=True, separators=(",", ":"))})
+        )
+    else:
+        import torch
+
+        torch.save({**head, "state_dict": tensors}, handle)
+
+
+def load(path: str | Path, limits: Limits = DEFAULT) -> Source:
+    """The checkpoint in ``path``; anything else in it is refused.
+
+    Raises:
+        ModelRefused: RUB-READ-030 when it is no usable rubicc checkpoint, and what reading its form raises.
+    """
+    path = Path(path)
+    files.regular_file(path, limits)
+    if path.open("rb").read(2) == b"PK":
+        value = ptfile.load_zip(path, limits)
+        if not is_checkpoint(value):
+            _refuse(path, "the file is not one")
+        return from_parts(path, value, value["state_dict"])
+    tensors, metadata = safetensors_file.load(path, limits)
+    head = parse_head(path, metadata)
+    if head is None:
+        _refuse(path, "the file is not one")
+    return from_parts(path, head, tensors)
+
+
+def is_checkpoint(value: Any) -> bool:
+    """Whether an object read from a torch archive claims to be a rubicc checkpoint."""
+    return isinstance(value, dict) and value.get("format") == FORMAT and "state_dict" in value
+
+
+def parse_head(path: Path, metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """The head in a safetensors file's metadata, ``None`` when it is no rubicc checkpoint."""
+    if METADATA_KEY not in metadata:
+        return None
+    try:
+        head = json.loads(metadata[METADATA_KEY])
+    except (ValueError, RecursionError) as err:
+        _refuse(path, f"metadata is not JSON: {ptfile.first_line(err)}", err)
+    if not isinstance(head, dict) or head.get("format") != FORMAT:
+        _refuse(path, "metadata is not a rubicc head")
+    return head
+
+
+def from_parts(path: Path, head: Mapping[str, Any], state_dict: Any) -> Source:
+    """Build the network the head names and put the tensors into it."""
+    if head.get("version") != VERSION:
+        _refuse(path, f"version {head.get('version')!r}, this rubicc reads {VERSION}")
+    if not isinstance(head.get("meta"), dict):
+        _refuse(path, "no metadata")
+    try:
+        meta = ModelMeta.from_dict(head["meta"])
+    except UsageError as err:
+        _refuse(path, err.what, err)
+    tensors, nested = as_state_dict(state_dict, path.name)
+    tensors, decisions = prepare(tensors, path.name)
+    try:
+        module, _ = build_arch(meta.arch, meta.config, tensors, path.name)
+    except UsageError as err:
+        _refuse(path, err.what, err)
+    return Source(
+        kind="checkpoint",
+        name=path.stem,
+        sha256=files.sha256_file(path),
+        meta=meta,
+        module=module,
+        decisions=nested + decisions,
+    )
+
+
+def _refuse(path: Path, what: str, err: BaseException | None = None) -> NoReturn:
+    raise ModelRefused(
+        "RUB-READ-030", f"rubicc checkpoint: {what}", where=path.name, hint="save it with this rubicc"
+    ) from err

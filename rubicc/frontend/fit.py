@@ -1,0 +1,246 @@
+"""Putting tensors into an architecture: one clear error when they do not fit."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rubicc.errors import ModelRefused, UsageError
+from rubicc.evidence.decision import Decision
+from rubicc.frontend.limits import DEFAULT, Limits
+from rubicc.frontend.ptfile import first_line
+
+if TYPE_CHECKING:
+    import torch
+
+    from rubicc.spec import ModelMeta
+
+_NESTED = ("state_dict", "model_state_dict", "model", "net", "weights")
+_COUNTERS = ("num_batches_tracked",)
+
+
+def as_state_dict(value: Any, where: str) -> tuple[dict[str, torch.Tensor], list[Decision]]:
+    """The mapping of names to tensors in ``value``, looking one level into training checkpoints.
+
+    Raises:
+        ModelRefused: RUB-READ-012 when there is none.
+    """
+    if _is_state_dict(value):
+        return dict(value), []
+    if isinstance(value, dict):
+        for key in _NESTED:
+            if _is_state_dict(value.get(key)):
+                others = sorted(str(k) for k in value if k != key)
+                decision = Decision(
+                    "RUB-READ-D03",
+                    where,
+                    f"used {key!r}, ignored {', '.join(others)[:120]}",
+                    "training checkpoint",
+                )
+                return dict(value[key]), [decision]
+    found = ", ".join(sorted(str(k) for k in value)[:6]) if isinstance(value, dict) else type(value).__name__
+    raise ModelRefused(
+        "RUB-READ-012",
+        f"no mapping of names to tensors (found: {found[:200] or 'an empty dictionary'})",
+        where=where,
+        hint="save model.state_dict()",
+    )
+
+
+def _is_state_dict(value: Any) -> bool:
+    import torch
+
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
+    )
+
+
+def prepare(
+    tensors: Mapping[str, torch.Tensor], where: str
+) -> tuple[dict[str, torch.Tensor], list[Decision]]:
+    """Dense float32 (and integer) CPU tensors without a wrapper's name prefix.
+
+    Raises:
+        ModelRefused: RUB-READ-014 for NaN or infinity, -017 for sparse, complex or quantised tensors.
+    """
+    import torch
+
+    decisions = []
+    result = dict(tensors)
+    for prefix in ("module.", "_orig_mod."):
+        if all(name.startswith(prefix) for name in result):
+            result = {name[len(prefix) :]: value for name, value in result.items()}
+            decisions.append(
+                Decision("RUB-READ-D02", where, f"removed {prefix!r}", "wrapper around the module")
+            )
+    converted: dict[str, int] = {}
+    for name, value in result.items():
+        if (
+            value.layout != torch.strided
+            or value.is_quantized
+            or value.is_complex()
+            or value.device.type != "cpu"
+        ):
+            raise ModelRefused(
+                "RUB-READ-017",
+                f"tensor {name!r} is {value.layout}, {value.dtype}",
+                where=where,
+                hint="save it dense",
+            )
+        if value.is_floating_point():
+            if not finite(value):
+                bad = int((~torch.isfinite(value)).sum())
+                raise ModelRefused(
+                    "RUB-READ-014",
+                    f"tensor {name!r} holds {bad} NaN or infinite of {value.numel()} values",
+                    where=where,
+                    hint="use another checkpoint",
+                )
+            if value.dtype != torch.float32:
+                converted[str(value.dtype)] = converted.get(str(value.dtype), 0) + 1
+                result[name] = value.to(torch.float32)
+    if converted:
+        listed = ", ".join(f"{count} from {dtype}" for dtype, count in sorted(converted.items()))
+        decisions.append(
+            Decision("RUB-READ-D01", where, f"tensors converted: {listed}", "graphs start in float32")
+        )
+    return result, decisions
+
+
+def finite(value: torch.Tensor) -> bool:
+    """Whether every element is finite, without a temporary as large as the tensor for large ones."""
+    import torch
+
+    if value.numel() <= 1 << 20:
+        return bool(torch.isfinite(value).all())
+    flat = value.reshape(-1)
+    step = 1 << 20
+    return all(bool(torch.isfinite(flat[i : i + step]).all()) for i in range(0, flat.numel(), step))
+
+
+def build_arch(
+    arch: str, config: Mapping[str, Any] | None, tensors: Mapping[str, torch.Tensor], where: str
+) -> tuple[torch.nn.Module, ModelMeta]:
+    """The zoo's ``arch`` with ``tensors`` in it, and its metadata.
+
+    Shapes are compared on the meta device first, so a configuration that asks for absurd sizes allocates
+    nothing.
+
+    Raises:
+        UsageError: RUB-MODEL-* for an unknown name or configuration.
+        ModelRefused: RUB-READ-013 when names or shapes differ, -033 for impossible configurations.
+    """
+    from rubicc.models import registry
+
+    entry = registry.get(arch)
+    settings = None
+    if config is not None:
+        check_config(config, where)
+        settings = entry.config_from_dict(config)
+    module = fill(lambda: entry.build(settings), tensors, where, arch)
+    return module, entry.meta(settings)
+
+
+def fill(
+    build: Callable[[], torch.nn.Module], tensors: Mapping[str, torch.Tensor], where: str, arch: str
+) -> torch.nn.Module:
+    """``build()`` in eval mode with ``tensors`` loaded strictly (RUB-READ-013)."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            sketch = build()
+    except (UsageError, ModelRefused):
+        raise
+    except (ValueError, TypeError, RuntimeError, OverflowError, AssertionError) as err:
+        raise ModelRefused(
+            "RUB-READ-033",
+            f"{arch} cannot be built: {first_line(err)}",
+            where=where,
+            hint="check the configuration",
+        ) from err
+    compare(sketch.state_dict(), tensors, where, arch)
+    module = build()
+    module.load_state_dict(dict(tensors), strict=False)
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module.eval()
+
+
+def compare(
+    expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], where: str, arch: str
+) -> None:
+    """One RUB-READ-013 error listing the first missing, unexpected and misshapen tensors."""
+    missing = [n for n in expected if n not in given and not n.endswith(_COUNTERS)]
+    unexpected = [n for n in given if n not in expected and not n.endswith(_COUNTERS)]
+    misshapen = [n for n in expected if n in given and expected[n].shape != given[n].shape]
+    if not (missing or unexpected or misshapen):
+        return
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} missing ({_some(missing)})")
+    if unexpected:
+        parts.append(f"{len(unexpected)} unexpected ({_some(unexpected)})")
+    if misshapen:
+        name = misshapen[0]
+        parts.append(
+            f"{len(misshapen)} of another shape ({name}: file {list(given[name].shape)}, "
+            f"{arch} {list(expected[name].shape)})"
+        )
+    raise ModelRefused(
+        "RUB-READ-013", f"{arch}: " + "; ".join(parts), where=where, hint=_fit_hint(arch, expected, given)
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(n[:80] for n in names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _fit_hint(arch: str, expected: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """The likeliest mend: another architecture that fits by name, or a similar tensor name."""
+    import torch
+
+    from rubicc.models import registry
+
+    for name in registry.names():
+        if name == arch:
+            continue
+        try:
+            with torch.device("meta"):
+                keys = registry.get(name).build().state_dict()
+        except Exception:  # a hint must never replace the error it belongs to
+            continue
+        if {k for k in keys if not k.endswith(_COUNTERS)} == {k for k in given if not k.endswith(_COUNTERS)}:
+            return f"did you mean --arch {name}?"
+    for name in given:
+        near = difflib.get_close_matches(name, [n for n in expected if n not in given], n=1)
+        if name not in expected and near:
+            return f"{name!r}: did you mean {near[0]!r}? check --arch and --arch-config"
+    return f"check --arch-config; `rubicc models show {arch}` lists the defaults"
+
+
+def check_config(value: Any, where: str, limits: Limits = DEFAULT) -> None:
+    """Refuse (RUB-READ-033) configurations with absurd integers, nesting or sizes, before using them."""
+    pending = [(value, 0)]
+    count = 0
+    while pending:
+        item, depth = pending.pop()
+        count += 1
+        too_deep = depth > limits.depth
+        too_big = isinstance(item, int | float) and not abs(item) <= limits.config_int
+        if too_deep or too_big or count > limits.config_items:
+            problem = (
+                f"value {item!r:.40}"
+                if too_big
+                else ("nesting" if too_deep else f"more than {count - 1} values")
+            )
+            raise ModelRefused(
+                "RUB-READ-033", f"{problem} in the configuration", where=where, hint="check it"
+            )
+        if isinstance(item, Mapping):
+            pending.extend((v, depth + 1) for v in item.values())
+        elif isinstance(item, list | tuple):
+            pending.extend((v, depth + 1) for v in item)

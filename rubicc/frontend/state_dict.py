@@ -1,0 +1,42 @@
+"""Bare tensors by name, with the architecture given by the user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rubicc.errors import UsageError
+from rubicc.evidence.decision import Decision
+from rubicc.frontend import files
+from rubicc.frontend.fit import as_state_dict, build_arch, prepare
+from rubicc.frontend.source import Source
+
+
+def read(path: Path, value: Any, arch: str | None, arch_config: Mapping[str, Any] | None) -> Source:
+    """``value`` (what the file held) as the zoo's ``arch``.
+
+    Raises:
+        UsageError: RUB-READ-031 without ``arch``; RUB-MODEL-* for an unknown name or configuration.
+        ModelRefused: RUB-READ-012, -013, -014, -017, -033.
+    """
+    tensors, nested = as_state_dict(value, path.name)
+    if arch is None:
+        names = ", ".join(list(tensors)[:3])
+        raise UsageError(
+            "RUB-READ-031",
+            f"a state dict ({len(tensors)} tensors: {names}, ...) does not say which network it is",
+            where=path.name,
+            hint="give --arch NAME (`rubicc models list`)",
+        )
+    tensors, decisions = prepare(tensors, path.name)
+    module, meta = build_arch(arch, arch_config, tensors, path.name)
+    found: list[Decision] = nested + decisions
+    return Source(
+        kind="state-dict",
+        name=path.stem,
+        sha256=files.sha256_file(path),
+        meta=meta,
+        module=module,
+        decisions=found,
+    )
