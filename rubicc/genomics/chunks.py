@@ -23,6 +23,7 @@ from rubicc.errors import UsageError
 from rubicc.spec import ModelMeta
 
 DEFAULT_CHUNK = 4000
+WHOLE_READ = 1 << 40
 # Frames shared by neighbours when the network is recurrent and its receptive field unknown or unbounded.
 UNBOUNDED_OVERLAP_FRAMES = 150
 
@@ -53,7 +54,7 @@ class Window:
 def plan_for(meta: ModelMeta, *, chunk: int | None = None, overlap: int | None = None) -> Plan:
     """The plan of a model: given values, else the model's, else its receptive field, else a default.
 
-    Lengths are rounded up to the stride. A chunk that is nobody's wish but too short for its overlap grows.
+    Lengths are rounded up to the stride. ``chunk=0`` calls every read in one piece.
 
     Raises:
         UsageError: ``RUB-GEN-132`` (the model says no stride), ``RUB-GEN-133`` (impossible lengths).
@@ -68,8 +69,10 @@ def plan_for(meta: ModelMeta, *, chunk: int | None = None, overlap: int | None =
         asked = (
             meta.receptive_field if meta.receptive_field is not None else UNBOUNDED_OVERLAP_FRAMES * stride
         )
-    if asked < 0 or (chunk is not None and chunk < 1):
-        raise UsageError("RUB-GEN-133", f"chunk {chunk} and overlap {asked} must be positive")
+    if asked < 0 or (chunk is not None and chunk < 0):
+        raise UsageError("RUB-GEN-133", f"chunk {chunk} and overlap {asked} must not be negative")
+    if chunk == 0:
+        return Plan(_round_up(WHOLE_READ, stride), 0, stride)
     shared = _round_up(asked, 2 * stride)
     length = chunk or meta.chunk or max(DEFAULT_CHUNK, 4 * shared)
     length = _round_up(length, stride)

@@ -58,7 +58,7 @@ def _first_line(err: BaseException) -> str:
 
 @dataclass(frozen=True)
 class _Slot:
-    """Where one read lies: the path of its raw group and of the group that holds channel_id and tracking_id."""
+    """Where one read lies: its raw group, and the group that holds channel_id and tracking_id."""
 
     read_id: str
     raw: tuple[str, ...]
@@ -66,7 +66,7 @@ class _Slot:
 
 
 def _slots(file: h5py.File) -> Iterator[_Slot]:
-    """Every read of a multi-read file (its groups carry the read ids) or of a single-read one (they do not)."""
+    """Every read of a multi-read file (groups named by read id) or of a single-read one (read id inside)."""
     multi = False
     for name in file:
         if name.startswith("read_"):

@@ -7,6 +7,7 @@ process (:mod:`rubicc.genomics.isolation`), because the C++ libraries under both
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -95,6 +96,7 @@ class ReadRefused(ModelRefused):
 
 
 Wanted = Callable[[str], bool]
+WantedFrom = Callable[[str, str], bool]
 OnProblem = Callable[[Problem], None]
 
 
@@ -216,7 +218,7 @@ def iter_reads(
     paths: Iterable[str | Path],
     *,
     recursive: bool = True,
-    read_ids: Collection[str] | Wanted | None = None,
+    read_ids: Collection[str] | WantedFrom | None = None,
     on_problem: OnProblem | None = None,
     limits: Limits | None = None,
     isolate: bool = True,
@@ -224,7 +226,8 @@ def iter_reads(
     """Every read under ``paths``, in a fixed order, holding one read in memory at a time.
 
     Args:
-        read_ids: ids to yield, or a predicate; others are passed over without decoding their signal.
+        read_ids: ids to yield, or a predicate of read id and path; other reads are passed over without
+            decoding their signal.
         on_problem: told of every file and read left out. Without it the first problem raises.
         isolate: parse fast5 and pod5 in a child process, so that a file that crashes its library costs one
             file and not the run.
@@ -235,11 +238,12 @@ def iter_reads(
     """
     from rubicc.genomics.isolation import ReaderProcess
 
-    wanted = _predicate(read_ids)
+    choose = _predicate(read_ids)
     limits = limits or Limits()
     with ReaderProcess(limits) as child:
         for path in find_files(paths, recursive=recursive):
             kind = sniff(path) if _is_regular(path) else ""
+            wanted = functools.partial(_choose, choose, str(path))
             items = child.read(path, kind, wanted) if isolate and kind in _MAGIC.values() else None
             for item in items or read_file(path, kind, wanted, limits):
                 if isinstance(item, Read):
@@ -250,12 +254,17 @@ def iter_reads(
                     raise ReadRefused(item.code, item.reason, where=f"{item.path} {item.read_id}".strip())
 
 
-def _predicate(read_ids: Collection[str] | Wanted | None) -> Wanted:
+def _predicate(read_ids: Collection[str] | WantedFrom | None) -> WantedFrom:
     if read_ids is None:
-        return lambda _: True
+        return lambda read_id, path: True
     if callable(read_ids):
         return read_ids
-    return frozenset(read_ids).__contains__
+    chosen = frozenset(read_ids)
+    return lambda read_id, path: read_id in chosen
+
+
+def _choose(choose: WantedFrom, path: str, read_id: str) -> bool:
+    return choose(read_id, path)
 
 
 def read_file(path: Path, kind: str, wanted: Wanted, limits: Limits) -> Iterator[Read | Problem]:
