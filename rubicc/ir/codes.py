@@ -20,6 +20,11 @@ CODES: dict[str, tuple[str, str]] = {
         "The arrays given do not match the graph's inputs in name, rank, fixed dimension or type. "
         "`rubicc inspect MODEL` prints the inputs.",
     ),
+    "RUB-IR-004": (
+        "shapes contradict each other",
+        "Shape inference found two different sizes for one dimension. Either the model file is wrong, or a "
+        "pass changed a tensor and not its neighbours; rerun with --check to find the pass.",
+    ),
     "RUB-IR-040": (
         "malformed ONNX file",
         "The file is missing, empty, no ONNX model, truncated, or its parts contradict each other: data that "

@@ -25,6 +25,7 @@ from rubicc.ir.external import ExternalData
 from rubicc.ir.graph import QONNX_DOMAIN, Graph
 from rubicc.ir.limits import DEFAULT, Limits
 from rubicc.ir.scan import scan
+from rubicc.ir.skeleton import skeleton
 
 EXTERNAL_FROM = 3 << 29  # 1.5 GiB: protobuf itself ends at 2 GiB
 _SMALL = 1024  # tensors up to this many bytes are shown to onnx's checker
@@ -163,22 +164,13 @@ def graph_sha256(graph: Graph) -> str:
     return digest.hexdigest()
 
 
-def _skeleton(graph: Graph) -> tuple[onnx.ModelProto, list[tuple[str, ir.TensorProtocol]]]:
-    """The model without initializers, and the initializers."""
-    bare = graph.clone()
-    weights = [(n, v.const_value) for n, v in bare.ir.initializers.items() if v.const_value is not None]
-    bare.ir.initializers.clear()
-    proto = bare.to_proto()
-    return proto, weights
-
-
 def _inline_chunks(graph: Graph) -> Iterator[bytes]:
     """The serialised model in pieces: skeleton first, then one initializer after the other.
 
     Protobuf fields may come in any order, so appending initializers (field 5) to the bytes of a graph
     without them is the same message as serialising the whole at once.
     """
-    proto, weights = _skeleton(graph)
+    proto, weights = skeleton(graph)
     body = proto.graph.SerializeToString(deterministic=True)
     proto.ClearField("graph")
     heads = [_tensor_head(name, tensor) for name, tensor in weights]
@@ -207,7 +199,7 @@ def _varint(value: int) -> bytes:
 
 
 def _save_external(graph: Graph, path: Path) -> None:
-    proto, weights = _skeleton(graph)
+    proto, weights = skeleton(graph)
     name = f"{path.name}.{graph_sha256(graph)[:16]}.data"
     offset = 0
     for label, tensor in weights:
