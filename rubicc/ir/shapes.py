@@ -20,13 +20,7 @@ from rubicc.ir.skeleton import skeleton
 
 _SMALL_BYTES = 1024  # constants up to this size may carry shapes; larger ones are weights
 _MAX_ROUNDS = 12
-_EVALUATED = frozenset(
-    ("Shape", "Size", "Gather", "Unsqueeze", "Squeeze", "Concat", "Slice", "Cast", "Add", "Sub", "Mul", "Div")
-    + ("Mod", "Min", "Max", "Floor", "Ceil", "Neg", "Abs", "Sqrt", "Pow", "Reshape", "Flatten", "Transpose")
-    + ("Range", "Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Where", "And", "Or", "Not")
-    + ("ConstantOfShape", "Identity", "Expand", "Split", "Constant")
-    + ("ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin")
-)
+_NOT_EVALUATED = frozenset({"If", "Loop", "Scan"})
 Dim = int | str | None
 
 
@@ -165,7 +159,9 @@ def _evaluate(clone: Graph, known: dict[str, np.ndarray]) -> bool:
     """Compute small values that follow from static shapes and constants; True when something was learned."""
     learned = False
     for node in clone.ir:
-        if node.op_type not in _EVALUATED or node.domain or any(v.name in known for v in node.outputs):
+        if node.domain or node.op_type in _NOT_EVALUATED or ("", node.op_type) not in KERNELS:
+            continue
+        if any(v.name in known for v in node.outputs):
             continue
         arrays = _arguments(node, known)
         if arrays is None:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from rubicc.ir.limits import bounded_elements
 from rubicc.ir.ops.registry import Array, Call, KernelError, Result, carried, kernel
 
 
@@ -29,7 +30,9 @@ def constant_of_shape(call: Call) -> Result:
     """A tensor filled with one value (float 0 by default), as a view that takes no memory."""
     value = call.tensor("value")
     fill = np.zeros((), call.numpy_dtype(1)) if value is None else value.reshape(-1)[0]
-    return np.broadcast_to(np.asarray(fill), tuple(int(n) for n in call[0]))
+    wanted = tuple(int(n) for n in call[0])
+    bounded_elements(wanted, where=call.node.name or "")
+    return np.broadcast_to(np.asarray(fill), wanted)
 
 
 @kernel("Shape")
@@ -191,14 +194,17 @@ def scatter_elements(call: Call) -> Result:
 @kernel("Expand")
 def expand(call: Call) -> Result:
     """Two-way broadcast to a shape, as a view."""
-    wanted = tuple(int(n) for n in call[1])
-    return np.broadcast_to(call[0], np.broadcast_shapes(call[0].shape, wanted))
+    wanted = np.broadcast_shapes(call[0].shape, tuple(int(n) for n in call[1]))
+    bounded_elements(wanted, where=call.node.name or "")
+    return np.broadcast_to(call[0], wanted)
 
 
 @kernel("Tile")
 def tile(call: Call) -> Result:
     """Repeat along every axis."""
-    return np.tile(call[0], [int(n) for n in call[1]])
+    repeats = [int(n) for n in call[1]]
+    bounded_elements([call[0].size, *repeats], where=call.node.name or "")
+    return np.tile(call[0], repeats)
 
 
 @kernel("Range")
@@ -206,6 +212,7 @@ def range_op(call: Call) -> Result:
     """Arithmetic progression."""
     start, limit, delta = (call[i].reshape(-1)[0] for i in range(3))
     count = max(math.ceil((float(limit) - float(start)) / float(delta)), 0)
+    bounded_elements([count], where=call.node.name or "")
     return (start + np.arange(count, dtype=start.dtype) * delta).astype(start.dtype)
 
 
@@ -223,6 +230,7 @@ def pad(call: Call) -> Result:
         widths[axis] = (max(before, 0), max(after, 0))
         cuts[axis] = slice(max(-before, 0), x.shape[axis] - max(-after, 0))
     x = x[tuple(cuts)]
+    bounded_elements((n + sum(w) for n, w in zip(x.shape, widths, strict=True)), where=call.node.name or "")
     mode = call.attr("mode", "constant")
     if mode != "constant":
         return np.pad(x, widths, mode=mode)
