@@ -8,6 +8,7 @@ import sys
 from dataclasses import FrozenInstanceError
 from importlib import import_module
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ PUBLISHED = {
     "taiyaki-mgru": 285_160,
     "dna-bert": 110_650_880,
 }
+DOCUMENTED = {**PUBLISHED, "demo-ctc": 229_333, "bonito-crf": 6_426_352}
 BASECALLERS = [name for name in registry.names() if name != "dna-bert"]
 
 
@@ -191,3 +193,20 @@ def test_windows_keep_the_frame_grid_and_the_whole_context(stride: int, field: i
 def test_codes_have_a_title_and_a_remedy() -> None:
     assert sorted(CODES) == [f"RUB-MODEL-00{n}" for n in range(1, 5)]
     assert all(title and len(text) > 60 for title, text in CODES.values())
+
+
+def test_the_documented_table_says_what_the_zoo_says() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text()
+    rows = {cells[0]: cells for line in page.splitlines() if len(cells := _cells(line)) == 7}
+    for name in registry.names():
+        meta, row = registry.get(name).meta(), rows[name]
+        assert int(row[1].replace(",", "")) == DOCUMENTED[name]
+        field = "unbounded" if meta.stride else "-"
+        assert row[2] == (f"{meta.receptive_field:,}" if meta.receptive_field else field)
+        assert row[3] == str(meta.stride or "-")
+        assert row[4] == (meta.signal.normalisation if meta.signal else "-")
+        assert row[5] == (meta.decoder.kind if meta.decoder else "-")
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]

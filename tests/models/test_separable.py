@@ -155,7 +155,7 @@ def test_the_skip_joins_before_the_last_activation() -> None:
 def test_demo_is_small_and_sees_more_than_150_samples() -> None:
     entry = registry.get("demo-ctc")
     count = registry.network_parameters(entry.build(seed=0))
-    assert 150_000 <= count <= 300_000
+    assert count == 229_333
     assert (entry.meta().receptive_field or 0) > 150
 
 
