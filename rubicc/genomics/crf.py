@@ -46,16 +46,21 @@ def with_stays(scores: np.ndarray, state_len: int, blank_score: float = BLANK_SC
 def posteriors(scores: np.ndarray) -> np.ndarray:
     """float32 ``(T, 5 * states)`` probabilities of each transition; every row sums to 1."""
     weights = linear_weights(scores)
-    _to_posteriors(weights.reshape(len(weights), -1, EDGES))
+    _to_posteriors(_by_state(weights))
     return weights
 
 
 def decode(scores: np.ndarray) -> BasePath:
     """The best path through the posteriors of ``scores`` (T, 5 * states), with error probabilities."""
     weights = linear_weights(scores)
-    edges = weights.reshape(len(weights), -1, EDGES)
+    edges = _by_state(weights)
     _to_posteriors(edges)
     return base_path(*_entering(edges, _viterbi(edges)))
+
+
+def _by_state(weights: np.ndarray) -> np.ndarray:
+    # Not -1: an empty read has no size to infer it from.
+    return weights.reshape(len(weights), weights.shape[1] // EDGES, EDGES)
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})

@@ -64,6 +64,9 @@ def _decoder(
 ) -> tuple[Callable[[np.ndarray], BasePath], str, tuple[int, ...]]:
     """Path finder, letters of its codes, and the numbers of score columns it takes."""
     params = spec.params
+    if spec.kind in ("flipflop", "crf") and len(alphabet) != 4 + (spec.kind == "crf"):
+        wanted = "four bases" if spec.kind == "flipflop" else "a blank and four bases"
+        raise UsageError("RUB-GEN-203", f"decoder {spec.kind!r} takes {wanted}, not {alphabet!r}")
     if spec.kind == "flipflop":
         from rubicc.genomics import flipflop
 
@@ -71,6 +74,8 @@ def _decoder(
     if spec.kind == "crf":
         from rubicc.genomics import crf
 
+        if "state_len" not in params:
+            raise UsageError("RUB-GEN-203", "decoder 'crf' needs the parameter state_len")
         state_len = int(params["state_len"])
         blank = float(params.get("blank_score", crf.BLANK_SCORE))
         states = 4**state_len
