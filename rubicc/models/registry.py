@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
@@ -91,8 +91,11 @@ class ModelEntry:
     def _config(self, config: Any) -> Any:
         if config is None:
             return self.default
-        if is_dataclass(config):
+        if isinstance(config, self.config_cls):
             return config
+        if not isinstance(config, Mapping):
+            what = f"{self.name} takes {self.config_cls.__name__} or a mapping, not {type(config).__name__}"
+            raise UsageError("RUB-MODEL-003", what, where=self.name)
         return self.config_from_dict(config)
 
 

@@ -126,6 +126,12 @@ def test_configurations_are_strict(name: str, changes: dict, code: str, word: st
     assert word in str(caught.value)
 
 
+def test_another_networks_configuration_is_refused() -> None:
+    with pytest.raises(UsageError) as caught:
+        registry.get("demo-ctc").build(registry.get("taiyaki-mgru").default)
+    assert caught.value.code == "RUB-MODEL-003" and "MgruConfig" in str(caught.value)
+
+
 def test_configurations_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         registry.get("demo-ctc").default.alphabet = "NACGU"
