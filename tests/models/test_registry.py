@@ -28,7 +28,7 @@ PUBLISHED = {
     "taiyaki-mgru": 285_160,
     "dna-bert": 110_650_880,
 }
-DOCUMENTED = {**PUBLISHED, "demo-ctc": 229_333, "bonito-crf": 6_426_352}
+DOCUMENTED = {**PUBLISHED, "demo-ctc": 258_965, "bonito-crf": 6_426_352}
 BASECALLERS = [name for name in registry.names() if name != "dna-bert"]
 
 
