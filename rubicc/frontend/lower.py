@@ -95,7 +95,7 @@ def _lowered_graph(graph: Graph, source: Source, seed: int, decisions: list[Deci
     from rubicc.ir.executor import execute
 
     untouched = graph.clone()
-    specs = tuple(_value_spec(value) for value in graph.inputs)
+    specs = tuple(value_spec(value) for value in graph.inputs)
     limits = _token_limits(specs, source.meta or graph.meta, [])
     feeds = [draw(specs, sizes(specs, i), seed + i, limits) for i in (0, 1)]
     double = np.dtype(np.float64)
@@ -292,7 +292,7 @@ def _token_limits(
     return {spec.name: vocab for spec in specs if spec.name in ("input_ids", "ids", "tokens", "x")}
 
 
-def _value_spec(value: onnx_ir.Value) -> TensorSpec:
+def value_spec(value: onnx_ir.Value) -> TensorSpec:
     """Spec of a graph input; unnamed dimensions get a symbol of their own."""
     if value.shape is None or value.dtype is None:
         raise UsageError(

@@ -1,0 +1,179 @@
+"""The public Python API; the command line calls nothing else.
+
+Functions take resolved :class:`~rubicc.settings.Settings`, or keyword settings which are resolved here
+(``rubicc.compile(model, out="out", target="cpu", precision="fp16")``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rubicc.driver.artefact import Artefact, open_artefact
+from rubicc.settings import Settings, resolve
+
+if TYPE_CHECKING:
+    import torch
+
+    from rubicc.backends.base import Finding
+    from rubicc.driver.inspection import Inspection
+    from rubicc.driver.verification import Verification
+    from rubicc.evidence.diff import Change
+    from rubicc.genomics.evaluate import Evaluation
+    from rubicc.genomics.settings import BasecallSummary
+
+__all__ = [
+    "Artefact",
+    "Settings",
+    "basecall",
+    "bench",
+    "check",
+    "compile",
+    "diff",
+    "evaluate",
+    "inspect",
+    "load",
+    "open_artefact",
+    "verify",
+]
+
+
+def compile(
+    model: str | Path | torch.nn.Module,
+    *,
+    out: str | Path | None,
+    settings: Settings | None = None,
+    recipe: str | Path | Mapping[str, Any] | None = None,
+    sets: Sequence[str] = (),
+    **flags: Any,
+) -> Artefact:
+    """Compile a model into an artefact folder and prove it.
+
+    Args:
+        model: any MODEL form of the interface, or an eager module in eval mode.
+        out: folder to write; ``None`` with ``dry_run=True``.
+        settings: resolved settings; otherwise ``recipe``, ``sets`` and ``flags`` are resolved.
+
+    Raises:
+        RubiccError: with the exit code the command line would return; nothing is written then.
+    """
+    from rubicc.driver.compile import compile_model
+
+    return compile_model(model, out, settings or resolve(flags, sets=sets, recipe=recipe))
+
+
+def check(
+    model: str | Path | torch.nn.Module, *, settings: Settings | None = None, **flags: Any
+) -> list[Finding]:
+    """Every refusal and warning of ``settings.target`` for ``model`` at once; writes nothing.
+
+    Raises:
+        RubiccError: the model cannot be read or lowered.
+    """
+    from rubicc.backends import registry
+    from rubicc.driver.compile import read_source
+    from rubicc.frontend.lower import lower
+
+    settings = settings or resolve(flags)
+    target = registry.parse_target(settings.target)
+    lowered = lower(read_source(model, settings), settings.inputs, settings.seed)
+    return registry.get(target).check(lowered.graph, target)
+
+
+def inspect(
+    model: str | Path | torch.nn.Module, *, settings: Settings | None = None, **flags: Any
+) -> Inspection:
+    """Inputs, operators, parameters, MACs, BOPs, bits and receptive field of a model or an artefact.
+
+    Raises:
+        RubiccError: the model cannot be read or lowered.
+    """
+    from rubicc.driver.inspection import inspect_model
+
+    return inspect_model(model, settings or resolve(flags))
+
+
+def load(folder: str | Path, **options: Any) -> Any:
+    """A session over the emitted files of an artefact: ``session.run({"x": array}) -> {"y": array}``.
+
+    Args:
+        options: of the target's sessions: ``runtime``, ``threads``, ``streams`` for cpu and gpu.
+
+    Raises:
+        ModelRefused: not an artefact, or its files are damaged.
+    """
+    return open_artefact(folder).session(**options)
+
+
+def verify(
+    artefact: str | Path, *, data: str | Path | None = None, runtime: str | None = None
+) -> Verification:
+    """Re-hash every file, run the emitted artefact again, compare with its recorded vectors or new data.
+
+    Raises:
+        VerificationFailed: a file has changed, or the outputs differ by more than the recorded limit.
+    """
+    from rubicc.driver.verification import verify_artefact
+
+    return verify_artefact(Path(artefact), Path(data) if data is not None else None, runtime)
+
+
+def bench(
+    model: str | Path | torch.nn.Module,
+    *,
+    settings: Settings | None = None,
+    seconds: float = 5.0,
+    batch: int | None = None,
+    length: int | None = None,
+    **flags: Any,
+) -> Any:
+    """Throughput, latency percentiles and memory on this machine, runtimes interleaved.
+
+    A model that is no artefact is compiled into a temporary folder first.
+    """
+    from rubicc.driver.measuring import bench_model
+
+    return bench_model(model, settings or resolve(flags), seconds=seconds, batch=batch, length=length)
+
+
+def basecall(
+    model: str | Path | torch.nn.Module,
+    reads: Sequence[str | Path],
+    *,
+    out: str | Path,
+    settings: Settings | None = None,
+    progress: Any = None,
+    on_problem: Callable[[Any], None] | None = None,
+    options: Mapping[str, Any] | None = None,
+    **flags: Any,
+) -> BasecallSummary:
+    """Call bases from fast5, pod5 or npz reads into FASTA, FASTQ or unaligned BAM.
+
+    Args:
+        model: an artefact; anything else is compiled into a temporary folder first.
+        reads: files and folders.
+        out: ``.fasta``, ``.fastq`` or ``.bam``; a killed run of the same call is continued.
+        options: fields of :class:`rubicc.genomics.settings.Settings` (``batch``, ``chunk``, ...).
+
+    Raises:
+        RubiccError: ``RUB-DRV-008`` not a basecaller; see :mod:`rubicc.genomics.engine` for the rest.
+    """
+    from rubicc.driver.calling import basecall_reads
+
+    settings = settings or resolve(flags)
+    return basecall_reads(model, reads, Path(out), settings, progress, on_problem, dict(options or {}))
+
+
+def evaluate(calls: str | Path, *, reference: str | Path, **options: Any) -> Evaluation:
+    """Identity of calls against their references: minimap2 matches over alignment columns, per read."""
+    from rubicc.genomics.evaluate import evaluate as run
+
+    return run(calls, reference, **options)
+
+
+def diff(first: str | Path, second: str | Path) -> list[Change]:
+    """What moved between two artefacts: files, operators, decisions, gaps, sizes."""
+    from rubicc.evidence.diff import diff as run
+
+    return run(first, second)

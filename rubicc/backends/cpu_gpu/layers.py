@@ -1,0 +1,120 @@
+"""Error and time of every layer of an emitted artefact, for the report."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rubicc.backends.base import LayerProfile
+from rubicc.backends.cpu_gpu.compare import layer_gaps
+from rubicc.backends.cpu_gpu.templates import run as runner
+from rubicc.evidence.report import NotMeasured
+from rubicc.ir.graph import Graph
+
+RUNS = 5
+MAX_VALUES = 64 << 20  # intermediate values held at once for the error table
+
+
+def profile_layers(folder: Path, feeds: Mapping[str, np.ndarray], reference: Graph | None) -> LayerProfile:
+    """Gap and time by node name, measured on the files in ``folder`` in the runtime they name.
+
+    Args:
+        folder: the emitted ``cpu_gpu`` folder.
+        feeds: one batch item.
+        reference: fp32 graph whose values of the same name are the reference of an fp16 artefact;
+            ``None`` = the emitted graph itself, executed in float64.
+    """
+    description = runner.read_description(folder)
+    model = runner.read_model(folder, description)
+    missing: list[NotMeasured] = []
+    gaps: dict[str, Any] = {}
+    if len(model) <= MAX_VALUES * 4:
+        gaps = {row.node: row.gap for row in layer_gaps(folder, feeds, reference=reference)}
+        missing.append(
+            NotMeasured(
+                "errors of fused layers inside the runtime",
+                "layer errors are taken in ONNX Runtime with its fusions off, against float64; "
+                "the outputs are compared with all optimisations on",
+            )
+        )
+    else:
+        missing.append(NotMeasured("error by layer", f"the model has {len(model):,} bytes"))
+    providers = description["onnxruntime"]["providers"]
+    if providers != ["CPUExecutionProvider"]:
+        missing.append(NotMeasured("time by layer", "GPU providers report no time by node"))
+        return LayerProfile(gaps, {}, tuple(missing))
+    timer = _openvino_times if description["runtime"] == "openvino" else _onnxruntime_times
+    times = timer(model, description, feeds)
+    missing.append(
+        NotMeasured("time of layers without a figure", "the runtime has fused them into a neighbour")
+    )
+    return LayerProfile(gaps, times, tuple(missing))
+
+
+def _onnxruntime_times(
+    model: bytes, description: Mapping[str, Any], feeds: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Median milliseconds per node; nodes of the blocked-layout rewrite carry a suffix that is dropped."""
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory(prefix="rubicc-profile-") as home:
+        options = ort.SessionOptions()
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(home) / "run")
+        options.intra_op_num_threads = description["threads"] or runner.cores()
+        options.log_severity_level = 4
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        for _ in range(RUNS + 1):
+            session.run(None, dict(feeds))
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    spent: dict[str, list[float]] = defaultdict(list)
+    for event in events:
+        name = str(event.get("name", ""))
+        if event.get("cat") == "Node" and name.endswith("_kernel_time"):
+            spent[name.removesuffix("_kernel_time").removesuffix("_nchwc")].append(event["dur"] / 1e3)
+    return {name: statistics.median(values[1:] or values) for name, values in spent.items()}
+
+
+def _openvino_times(
+    model: bytes, description: Mapping[str, Any], feeds: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Median milliseconds per ONNX node; layers OpenVINO adds (reorders) belong to the node they serve."""
+    import openvino as ov
+
+    core = ov.Core()
+    config = {
+        "PERF_COUNT": True,
+        "INFERENCE_PRECISION_HINT": description["openvino"]["inference_precision"],
+        "INFERENCE_NUM_THREADS": description["threads"] or runner.cores(),
+    }
+    compiled = core.compile_model(core.read_model(model), "CPU", config)
+    request = compiled.create_infer_request()
+    rounds: list[dict[str, float]] = []
+    for _ in range(RUNS + 1):
+        request.infer(dict(feeds))
+        owners = _owners(compiled)
+        spent: dict[str, float] = defaultdict(float)
+        for row in request.get_profiling_info():
+            if row.status == ov.ProfilingInfo.Status.EXECUTED:
+                owner = owners.get(row.node_name) or row.node_name
+                spent[owner] += row.real_time.total_seconds() * 1e3
+        rounds.append(spent)
+    names = {name for spent in rounds[1:] for name in spent}
+    return {name: statistics.median(spent.get(name, 0.0) for spent in rounds[1:]) for name in names}
+
+
+def _owners(compiled: Any) -> dict[str, str]:
+    """Executed layer to the ONNX node it came from (the first, where several were fused)."""
+    owners = {}
+    for op in compiled.get_runtime_model().get_ordered_ops():
+        info = op.get_rt_info()
+        if "originalLayersNames" in info:
+            owners[op.get_friendly_name()] = str(info["originalLayersNames"].value).split(",")[0]
+    return owners

@@ -1,0 +1,1 @@
+"""The compile driver: read, lower, rewrite, plan, emit, read back, run, compare, report."""

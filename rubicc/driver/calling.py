@@ -1,0 +1,78 @@
+"""``basecall``: an artefact as the network of a basecalling run."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rubicc.driver.artefact import Artefact, is_artefact, open_artefact
+from rubicc.errors import UsageError
+from rubicc.settings import Settings
+
+if TYPE_CHECKING:
+    from rubicc.genomics.settings import BasecallSummary
+
+
+def basecall_reads(
+    model: Any,
+    reads: Sequence[str | Path],
+    out: Path,
+    settings: Settings,
+    progress: Any,
+    on_problem: Callable[[Any], None] | None,
+    options: Mapping[str, Any],
+) -> BasecallSummary:
+    """Call ``reads`` into ``out`` with an artefact, or with a model compiled for this run.
+
+    Raises:
+        UsageError: ``RUB-DRV-008`` not a basecaller; options the engine refuses.
+    """
+    from rubicc.genomics import engine
+    from rubicc.genomics.settings import Settings as EngineSettings
+
+    runtime = None if settings.runtime == "auto" else settings.runtime
+    with (
+        runnable(model, settings) as artefact,
+        artefact.session(runtime=runtime, threads=settings.threads) as session,
+    ):
+        meta = session.meta
+        if meta is None or meta.signal is None or meta.decoder is None:
+            raise UsageError(
+                "RUB-DRV-008",
+                "the model does not say its signal normalisation and decoder",
+                where=artefact.manifest.model.get("name", ""),
+                hint="compile it from a checkpoint of a basecaller (see `rubicc models list`)",
+            )
+        (given,), (made,) = session.inputs, session.outputs
+
+        def infer(signal: np.ndarray) -> np.ndarray:
+            return session.run({given.name: signal})[made.name]
+
+        return engine.basecall(
+            infer,
+            meta,
+            reads,
+            out,
+            settings=EngineSettings(**options),
+            model_id=artefact.manifest.content_sha256,
+            progress=progress,
+            on_problem=on_problem,
+            force=settings.force,
+        )
+
+
+@contextlib.contextmanager
+def runnable(model: Any, settings: Settings) -> Iterator[Artefact]:
+    """``model`` itself when it is an artefact, else compiled into a temporary folder."""
+    from rubicc.driver.compile import compile_model
+
+    if isinstance(model, str | Path) and is_artefact(model):
+        yield open_artefact(model)
+        return
+    with tempfile.TemporaryDirectory(prefix="rubicc-") as home:
+        yield compile_model(model, Path(home) / "artefact", settings)

@@ -1,0 +1,50 @@
+"""Codes of the compile driver."""
+
+CODES: dict[str, tuple[str, str]] = {
+    "RUB-DRV-001": (
+        "artefact differs from its source",
+        "The emitted files were read back from disk, executed, and compared with the source network. The gap "
+        "is larger than allowed, so nothing was written. --max-gap sets the limit.",
+    ),
+    "RUB-DRV-002": (
+        "unknown stage",
+        "--from-stage and --until-stage name a stage of the pipeline: `lower`, a pass id, or its number. "
+        "The message lists those that exist.",
+    ),
+    "RUB-DRV-003": (
+        "a decision under --strict",
+        "With --strict every Decision (a changed precision, a replaced operator, a measured choice) is an "
+        "error. The table lists them; choose each explicitly or compile without --strict.",
+    ),
+    "RUB-DRV-004": (
+        "stages cannot be resumed",
+        "--from-stage continues from stages/ inside the existing artefact, which must come from the same "
+        "model and the same version of rubicc, and must have been compiled with --dump-stages.",
+    ),
+    "RUB-DRV-005": (
+        "budget exceeded",
+        "The artefact is larger, or slower on this machine, than --budget allows.",
+    ),
+    "RUB-DRV-006": (
+        "reference data unreadable",
+        "--reference takes reads (fast5, pod5, npz), a folder of them, a bonito chunk folder or chunks.npy, "
+        "or an .npz with one array per model input.",
+    ),
+    "RUB-DRV-007": (
+        "not a runnable artefact",
+        "The folder holds no artefact, or one whose compilation stopped at --until-stage.",
+    ),
+    "RUB-DRV-008": (
+        "not a basecaller",
+        "basecall needs a model whose metadata says how signal becomes input and output becomes bases.",
+    ),
+    "RUB-DRV-D01": (
+        "runtime chosen by measurement",
+        "--runtime auto measured the runtimes on this machine. recipe.yaml records the choice; --runtime "
+        "NAME makes it without measuring.",
+    ),
+    "RUB-DRV-D02": (
+        "latency budget in doubt",
+        "The measured spread of the latency straddles the budget, so it is neither met nor exceeded.",
+    ),
+}

@@ -1,0 +1,321 @@
+"""``compile``: one model to one proven artefact, or one clear error and nothing written."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rubicc.driver import stages
+from rubicc.driver.artefact import Artefact
+from rubicc.driver.inputs import ProofInputs, proof_inputs
+from rubicc.driver.proof import Proof, SourceOutputs, prove, write_vectors
+from rubicc.errors import BudgetExceeded, Unsupported
+from rubicc.evidence.decision import Decision
+from rubicc.evidence.staging import StagedDir
+from rubicc.ir.graph import Graph
+from rubicc.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from rubicc.backends.base import Backend, Finding, Plan, Target
+    from rubicc.frontend.lower import Lowered
+    from rubicc.frontend.source import Source
+    from rubicc.passes.manager import PassRecord
+
+QUANTISERS = ("Quant", "BipolarQuant", "Trunc")
+log = logging.getLogger("rubicc.compile")
+
+
+@dataclass
+class Build:
+    """Everything one compilation finds out, stage by stage; the report is assembled from it.
+
+    Attributes:
+        fp32: the graph before the target changed its precision: reference of the error by layer.
+        seconds: wall time per stage.
+        stopped_at: name of ``--until-stage``, when it ended the compilation early.
+    """
+
+    settings: Settings
+    target: Target
+    backend: Backend
+    source: Source
+    lowered: Lowered
+    graph: Graph
+    decisions: list[Decision] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    records: list[PassRecord] = field(default_factory=list)
+    plan: Plan | None = None
+    fp32: Graph | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+    proof: Proof | None = None
+    inputs: ProofInputs | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    stopped_at: str = ""
+    quantised: bool = False
+
+
+def compile_model(
+    model: str | Path | torch.nn.Module, out: str | Path | None, settings: Settings
+) -> Artefact:
+    """Compile ``model`` for ``settings.target`` into the folder ``out``.
+
+    Args:
+        out: must not exist, or be an artefact of ours under ``force``; ``None`` only for a dry run.
+
+    Raises:
+        RubiccError: see the exit codes of the interface; nothing is written then, and what was there stays.
+    """
+    from rubicc.backends import registry
+
+    target = registry.parse_target(settings.target)
+    backend = registry.get(target)
+    with _folder(out, settings) as (folder, staged):
+        build = _read_and_lower(model, settings, target, backend)
+        _rewrite(build, folder, Path(out) if out is not None else None)
+        if not build.stopped_at:
+            _emit(build, folder)
+            _prove(build, folder)
+        return _finish(build, folder, staged, out)
+
+
+@contextlib.contextmanager
+def _folder(out: str | Path | None, settings: Settings) -> Iterator[tuple[Path, StagedDir | None]]:
+    """Where to build: beside ``out``, or for a dry run in a temporary folder."""
+    if settings.dry_run or out is None:
+        with tempfile.TemporaryDirectory(prefix="rubicc-") as name:
+            folder = Path(name) / "dry-run"
+            folder.mkdir()
+            yield folder, None
+        return
+    force = settings.force or settings.from_stage is not None
+    with StagedDir(out, force=force) as staged:
+        yield staged.path, staged
+
+
+def _read_and_lower(model: Any, settings: Settings, target: Target, backend: Backend) -> Build:
+    from rubicc.frontend.lower import lower
+
+    with _timed("read") as read_time:
+        source = read_source(model, settings)
+    with _timed("lower") as lower_time:
+        lowered = lower(source, settings.inputs, settings.seed)
+    build = Build(settings, target, backend, source, lowered, lowered.graph, list(lowered.decisions))
+    build.quantised = any(node.op_type in QUANTISERS for node in lowered.graph.all_nodes())
+    build.seconds = {**read_time, **lower_time}
+    return build
+
+
+def read_source(model: Any, settings: Settings) -> Source:
+    """Read any MODEL form with the permissions of ``settings``."""
+    from rubicc.frontend import read_model
+
+    return read_model(
+        model,
+        arch=settings.arch,
+        arch_config=settings.arch_config or None,
+        allow_code=settings.allow_code,
+        trust=settings.trust,
+    )
+
+
+def _rewrite(build: Build, folder: Path, out: Path | None) -> None:
+    """Run the target's pipeline, from and until the stages asked for."""
+    from rubicc.passes.manager import run_pipeline
+    from rubicc.passes.pipelines import PIPELINES
+
+    settings = build.settings
+    # Refusals come before work: the whole table, judged on the graph as the model gave it.
+    build.findings = build.backend.check(build.graph, build.target)
+    _refuse(build)
+    steps = PIPELINES[build.backend.pipeline]
+    first = stages.index_of(settings.from_stage, steps) if settings.from_stage else 0
+    last = stages.index_of(settings.until_stage, steps) if settings.until_stage else len(steps)
+    names = stages.names(steps)
+    if first:
+        assert out is not None or settings.dry_run
+        build.graph = stages.load(out or Path(), first, names[first], build.source.sha256)
+    if settings.dump_stages and not first:
+        stages.dump(folder, 0, names[0], build.graph)
+
+    def on_stage(index: int, pass_id: str, graph: Graph, changed: bool, seconds: float) -> None:
+        if settings.dump_stages:
+            stages.dump(folder, first + index + 1, pass_id, graph)
+
+    with _timed("rewrite") as took:
+        build.records = run_pipeline(
+            build.graph,
+            steps[first:last],
+            overrides=_overrides(settings),
+            check=settings.check,
+            on_stage=on_stage,
+            resumed=steps[:first],
+        )
+    build.seconds |= took
+    build.decisions += [decision for record in build.records for decision in record.decisions]
+    if last < len(steps):
+        build.stopped_at = names[last]
+        if not settings.dump_stages:
+            stages.dump(folder, last, names[last], build.graph)
+
+
+def _overrides(settings: Settings) -> dict[str, dict[str, Any]]:
+    from rubicc.passes.manager import parse_overrides
+
+    flat = {f"passes.{p}.{o}": v for p, options in settings.passes.items() for o, v in options.items()}
+    return parse_overrides(flat)
+
+
+def _refuse(build: Build) -> None:
+    from rubicc.backends.base import refuse
+
+    refuse(build.findings, build.target)
+
+
+def _emit(build: Build, folder: Path) -> None:
+    """Make the graph legal for the target, plan, and write the target's files."""
+    settings = build.settings
+    build.inputs = proof_inputs(
+        build.graph.meta,
+        [_spec(value) for value in build.graph.inputs],
+        build.lowered.feeds,
+        settings.reference,
+        settings.seed,
+    )
+    with _timed("plan") as plan_time:
+        first = next(iter(build.inputs.cases.values()))
+        options: dict[str, Any] = {"precision": settings.precision, "feeds": first}
+        if settings.max_gap.snr is not None:
+            options["snr_db"] = settings.max_gap.snr
+        build.fp32 = build.graph
+        prepared = build.backend.prepare(build.graph, build.target, **options)
+        build.graph = prepared.graph
+        build.plan = build.backend.plan(
+            build.graph,
+            build.target,
+            runtime=settings.runtime,
+            precision=settings.precision,
+            threads=settings.threads,
+        )
+    build.decisions += [*prepared.decisions, *build.plan.decisions]
+    build.evidence = {"prepare": dict(prepared.evidence), "plan": dict(build.plan.evidence)}
+    if settings.runtime == "auto" and "measured" in build.plan.evidence:
+        resolved = build.plan.resolved()
+        reason = str(build.plan.evidence.get("reason", ""))
+        build.decisions.append(
+            Decision("RUB-DRV-D01", build.source.name, f"runtime {resolved['runtime']}", reason)
+        )
+    with _timed("emit") as emit_time:
+        home = folder / build.backend.folder
+        home.mkdir()
+        build.backend.emit(build.graph, build.plan, home)
+    build.seconds |= plan_time | emit_time
+    _no_decisions_if_strict(build)
+
+
+def _prove(build: Build, folder: Path) -> None:
+    """Read the files back, run them in every runtime the plan names, compare with the source."""
+    assert build.plan is not None and build.inputs is not None
+    home = folder / build.backend.folder
+    with _timed("prove") as took, contextlib.ExitStack() as stack:
+        sessions: dict[str, Any] = {}
+        for name in build.plan.runtimes:
+            sessions[name] = build.backend.open_session(home, runtime=name, threads=build.settings.threads)
+            stack.callback(sessions[name].close)
+        build.proof = prove(
+            build.inputs.cases,
+            SourceOutputs(build.lowered.reference, build.lowered.exact),
+            sessions,
+            build.backend.readback(home),
+            quantised=build.quantised,
+            precision=build.settings.precision,
+            max_gap=build.settings.max_gap,
+        )
+        _latency_budget(build, sessions)
+    build.seconds |= took
+    write_vectors(folder / "verify", build.proof)
+
+
+def _latency_budget(build: Build, sessions: dict[str, Any]) -> None:
+    limit = build.settings.budget.latency
+    if limit is None or build.proof is None or build.plan is None:
+        return
+    session = sessions[build.plan.resolved()["runtime"]]
+    one = {name: array[:1] for name, array in build.proof.inputs.items()}
+    session.run(one)
+    times = []
+    for _ in range(9):
+        start = time.perf_counter()
+        session.run(one)
+        times.append(time.perf_counter() - start)
+    times.sort()
+    low, middle = times[0], times[len(times) // 2]
+    build.measured["latency"] = {"minimum": low, "median": middle, "maximum": times[-1], "runs": len(times)}
+    what = f"latency of one input {low * 1e3:.2f}-{times[-1] * 1e3:.2f} ms, limit {limit * 1e3:.2f} ms"
+    if low > limit:
+        hint = "raise --budget latency, choose another --runtime, or shrink the model"
+        raise BudgetExceeded("RUB-DRV-005", what, where=build.source.name, hint=hint)
+    if times[-1] > limit:
+        build.decisions.append(
+            Decision("RUB-DRV-D02", build.source.name, "latency budget in doubt (UNSURE)", what)
+        )
+
+
+def _no_decisions_if_strict(build: Build) -> None:
+    if build.settings.strict and build.decisions:
+        raise Unsupported(
+            "RUB-DRV-003",
+            f"--strict and {len(build.decisions)} decision(s) had to be made: {build.decisions[0].what}",
+            where=build.decisions[0].where,
+            hint="choose each explicitly, or compile without --strict",
+            findings=tuple(build.decisions),
+        )
+
+
+def _finish(build: Build, folder: Path, staged: StagedDir | None, out: str | Path | None) -> Artefact:
+    from rubicc.driver.assemble import make_manifest, make_report, resolved_recipe
+    from rubicc.evidence import manifest as manifests
+    from rubicc.evidence import report as reports
+
+    (folder / "recipe.yaml").write_text(resolved_recipe(build), encoding="utf-8")
+    with _timed("report") as took:
+        report = make_report(build, folder)
+        reports.write(folder, report)
+    build.seconds |= took
+    manifest = make_manifest(build)
+    measured = {"seconds": build.seconds, **build.measured, **build.evidence}
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    limit = build.settings.budget.size
+    if limit is not None and size > limit:
+        raise BudgetExceeded(
+            "RUB-DRV-005", f"artefact has {size} bytes, limit {limit}", where=build.source.name
+        )
+    if staged is None:
+        return Artefact(None, manifests.seal(folder, manifest, measured), report)
+    staged.commit(manifest, measured)
+    assert out is not None
+    return Artefact(Path(out), manifests.read(out), report)
+
+
+@contextlib.contextmanager
+def _timed(what: str) -> Iterator[dict[str, float]]:
+    """Log and record the wall time of a stage; the yielded dict is filled at the end."""
+    took: dict[str, float] = {}
+    start = time.perf_counter()
+    yield took
+    took[what] = time.perf_counter() - start
+    log.info("%-8s %6.2f s", what, took[what])
+
+
+def _spec(value: Any) -> Any:
+    from rubicc.frontend.lower import value_spec
+
+    return value_spec(value)

@@ -1,0 +1,152 @@
+"""The inputs an artefact is proven on: real data where given, our simulated squiggle for basecallers."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rubicc.errors import UsageError
+from rubicc.frontend.feeds import Feeds
+from rubicc.spec import ModelMeta, TensorSpec
+
+BATCH = 2
+MAX_CHUNKS = 4
+MAX_BYTES = 64 * 2**20
+SIMULATED_CHUNK = 3600
+
+
+@dataclass(frozen=True)
+class ProofInputs:
+    """Feeds for the comparison of artefact and source.
+
+    Attributes:
+        cases: description to feeds, in order; the first is stored in ``verify/``.
+        sha256: digest of the reference data; empty when there is none.
+    """
+
+    cases: Mapping[str, Feeds]
+    sha256: str = ""
+
+
+def proof_inputs(
+    meta: ModelMeta | None,
+    specs: Sequence[TensorSpec],
+    small: Sequence[Feeds],
+    reference: Path | None,
+    seed: int,
+) -> ProofInputs:
+    """Inputs of two lengths, real or simulated, and those of the lowering check.
+
+    Args:
+        meta: of the graph.
+        specs: graph inputs.
+        small: feeds of the two-shape check (odd lengths), used as further cases.
+        reference: ``--reference``.
+
+    Raises:
+        UsageError: ``RUB-DRV-006``.
+    """
+    odd = {f"odd length {index + 1}": feeds for index, feeds in enumerate(small)}
+    if reference is not None:
+        feeds, digest = _from_files(reference, meta, specs)
+        return ProofInputs({f"reference data ({reference.name})": feeds, **odd}, digest)
+    if meta is not None and meta.task == "basecalling" and meta.signal is not None:
+        chunk = min(meta.chunk or SIMULATED_CHUNK, SIMULATED_CHUNK)
+        return ProofInputs({"simulated signal": {specs[0].name: simulated(meta, chunk, seed)}, **odd})
+    return ProofInputs(odd)
+
+
+def simulated(meta: ModelMeta, chunk: int, seed: int) -> np.ndarray:
+    """Normalised chunks ``(2, 1, chunk)`` of simulated squiggle (rubicc's own simulator, not real signal)."""
+    from rubicc.genomics.normalise import normalise
+    from rubicc.genomics.reads import Read
+    from rubicc.genomics.simulate import simulate_reads
+
+    assert meta.signal is not None
+    rate = meta.signal.sampling_rate
+    bases = max(200, chunk // 4)  # dwell is about nine samples a base: always long enough
+    rows = []
+    for read in simulate_reads(BATCH, seed=seed, length=bases):
+        raw = Read(read.read_id, read.dac, read.offset, read.range / read.digitisation, rate)
+        rows.append(normalise(raw, meta.signal)[:chunk])
+    return np.stack(rows)[:, None, :].astype(np.float32)
+
+
+def _from_files(path: Path, meta: ModelMeta | None, specs: Sequence[TensorSpec]) -> tuple[Feeds, str]:
+    from rubicc.evidence.manifest import file_sha256
+    from rubicc.genomics.reads import find_files
+
+    if not path.exists():
+        raise UsageError("RUB-DRV-006", "no such file or folder", where=str(path), hint="check --reference")
+    if path.is_dir() and (path / "chunks.npy").is_file():
+        path = path / "chunks.npy"
+    if path.is_file() and path.suffix == ".npy":
+        return {specs[0].name: _chunks(path)}, file_sha256(path)
+    if path.is_file() and path.suffix == ".npz" and (feeds := _named(path, specs)):
+        return feeds, file_sha256(path)
+    files = find_files([path])
+    if not files or meta is None or meta.signal is None:
+        raise UsageError(
+            "RUB-DRV-006",
+            "holds no reads" if not files else "holds reads, and the model is not a basecaller",
+            where=str(path),
+            hint="give reads for a basecaller, or an .npz with one array per model input",
+        )
+    return {specs[0].name: _read_chunks(files, meta)}, file_sha256(files[0])
+
+
+def _chunks(path: Path) -> np.ndarray:
+    """The first rows of a bonito ``chunks.npy`` ``(N, T)`` as ``(n, 1, T)`` float32."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.ndim != 2 or array.dtype.kind != "f" or array.size == 0:
+            raise ValueError(f"shape {array.shape}, type {array.dtype}; expected floats (N, T)")
+        return np.ascontiguousarray(array[:MAX_CHUNKS], dtype=np.float32)[:, None, :]
+    except (OSError, ValueError, EOFError) as err:
+        raise UsageError("RUB-DRV-006", f"cannot be read: {err}", where=str(path)) from err
+
+
+def _named(path: Path, specs: Sequence[TensorSpec]) -> Feeds:
+    """Arrays of an .npz by input name; empty when it holds none of the names (it may hold a read)."""
+    names = {spec.name for spec in specs}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            stored = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
+            if not names & set(stored):
+                return {}
+            if sum(stored.values()) > MAX_BYTES:
+                raise ValueError(f"unpacks to more than {MAX_BYTES} bytes")
+        with np.load(path, allow_pickle=False) as arrays:
+            missing = names - set(arrays.files)
+            if missing:
+                raise ValueError(f"has no array {sorted(missing)[0]!r}")
+            return {spec.name: arrays[spec.name].astype(spec.dtype) for spec in specs}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as err:
+        raise UsageError("RUB-DRV-006", f"cannot be read: {err}", where=str(path)) from err
+
+
+def _read_chunks(files: Sequence[Path], meta: ModelMeta) -> np.ndarray:
+    from rubicc.genomics.normalise import check_rate, normalise
+    from rubicc.genomics.reads import iter_reads
+
+    assert meta.signal is not None
+    length = min(meta.chunk or SIMULATED_CHUNK, SIMULATED_CHUNK)
+    rows: list[np.ndarray] = []
+    for read in iter_reads(files, on_problem=lambda _: None):  # other reads will do
+        if len(read.signal) < length:
+            continue
+        check_rate(read, meta.signal)
+        signal = normalise(read, meta.signal)
+        middle = (len(signal) - length) // 2
+        rows.append(signal[middle : middle + length])
+        if len(rows) == MAX_CHUNKS:
+            break
+    if not rows:
+        raise UsageError(
+            "RUB-DRV-006", f"no read has {length} samples", where=files[0].name, hint="give longer reads"
+        )
+    return np.stack(rows)[:, None, :].astype(np.float32)
