@@ -18,6 +18,8 @@ from rubicc.spec import ModelMeta, TensorSpec
 if TYPE_CHECKING:
     import numpy as np
 
+    from rubicc.evidence.gaps import Gap
+    from rubicc.evidence.report import NotMeasured
     from rubicc.ir.graph import Graph
 
 Severity = Literal["error", "warning"]
@@ -99,11 +101,13 @@ class Plan:
     """What a backend is going to emit. Backends subclass it with their own resources.
 
     Attributes:
+        runtimes: every ``runtime`` that ``open_session`` takes for the emitted files; all are proven.
         decisions: choices nobody literally asked for.
         evidence: measurements behind them; may hold timings, so it never enters hashed content.
     """
 
     target: Target
+    runtimes: tuple[str, ...]
     decisions: tuple[Decision, ...] = ()
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
@@ -125,6 +129,21 @@ class EmitResult:
     folder: Path
     files: tuple[str, ...]
     evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LayerProfile:
+    """What is known of single layers, by node name.
+
+    Attributes:
+        gaps: error of each node's output against its reference.
+        milliseconds: time of each node in one run.
+        not_measured: what could not be taken, and why.
+    """
+
+    gaps: Mapping[str, Gap]
+    milliseconds: Mapping[str, float]
+    not_measured: tuple[NotMeasured, ...] = ()
 
 
 @runtime_checkable
@@ -159,6 +178,10 @@ class Session(Protocol):
         """Free the runtime's memory and threads."""
         ...
 
+    def __enter__(self) -> Session: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
 
 class Backend(Protocol):
     """One target family. See ``docs/adding_a_backend.md``.
@@ -191,6 +214,16 @@ class Backend(Protocol):
 
     def emit(self, graph: Graph, plan: Plan, folder: Path) -> EmitResult:
         """Write the target's files; equal graph and plan give equal bytes."""
+        ...
+
+    def readback(self, folder: Path) -> Graph | None:
+        """The emitted graph as read from disk, or ``None`` where the target's form is no graph."""
+        ...
+
+    def profile_layers(
+        self, folder: Path, feeds: Mapping[str, np.ndarray], reference: Graph | None
+    ) -> LayerProfile:
+        """Error and time by layer of the emitted files on one batch item, for the report."""
         ...
 
     def open_session(self, folder: Path, **options: Any) -> Session:

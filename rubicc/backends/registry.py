@@ -22,16 +22,8 @@ if TYPE_CHECKING:
 
 GROUP = "rubicc.backends"
 REQUIRED = (
-    "name",
-    "devices",
-    "summary",
-    "folder",
-    "pipeline",
-    "check",
-    "prepare",
-    "plan",
-    "emit",
-    "open_session",
+    *("name", "devices", "summary", "folder", "pipeline"),
+    *("check", "prepare", "plan", "emit", "readback", "profile_layers", "open_session"),
 )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from rubicc.backends.base import EmitResult, Finding, Plan, Prepared, Target
+import numpy as np
+
+from rubicc.backends.base import EmitResult, Finding, LayerProfile, Plan, Prepared, Target
 from rubicc.backends.cpu_gpu.plan import CpuGpuPlan
 from rubicc.backends.cpu_gpu.run import CpuGpuSession, open_session
 from rubicc.ir.graph import Graph
@@ -45,6 +48,20 @@ class CpuGpuBackend:
         from rubicc.backends.cpu_gpu.emit import emit
 
         return emit(graph, cast(CpuGpuPlan, plan), folder)
+
+    def readback(self, folder: Path) -> Graph | None:
+        """The emitted ``model.onnx``, read from disk with the limits of any other file."""
+        from rubicc.ir.io import load_graph
+
+        return load_graph(folder / "model.onnx")
+
+    def profile_layers(
+        self, folder: Path, feeds: Mapping[str, np.ndarray], reference: Graph | None
+    ) -> LayerProfile:
+        """See :func:`rubicc.backends.cpu_gpu.layers.profile_layers`."""
+        from rubicc.backends.cpu_gpu.layers import profile_layers
+
+        return profile_layers(folder, feeds, reference)
 
     def open_session(self, folder: Path, **options: Any) -> CpuGpuSession:
         """See :func:`rubicc.backends.cpu_gpu.run.open_session`."""

@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 
 from rubicc.backends.base import LayerProfile
+from rubicc.backends.cpu_gpu.check import quantisers
 from rubicc.backends.cpu_gpu.compare import layer_gaps
 from rubicc.backends.cpu_gpu.templates import run as runner
+from rubicc.errors import Unsupported, UsageError, VerificationFailed
+from rubicc.evidence.gaps import Gap, combined
 from rubicc.evidence.report import NotMeasured
 from rubicc.ir.graph import Graph
 
@@ -34,9 +37,10 @@ def profile_layers(folder: Path, feeds: Mapping[str, np.ndarray], reference: Gra
     description = runner.read_description(folder)
     model = runner.read_model(folder, description)
     missing: list[NotMeasured] = []
-    gaps: dict[str, Any] = {}
+    gaps: dict[str, Gap] = {}
     if len(model) <= MAX_VALUES * 4:
-        gaps = {row.node: row.gap for row in layer_gaps(folder, feeds, reference=reference)}
+        gaps, problem = _gaps(folder, feeds, reference)
+        missing += problem
         missing.append(
             NotMeasured(
                 "errors of fused layers inside the runtime",
@@ -56,6 +60,23 @@ def profile_layers(folder: Path, feeds: Mapping[str, np.ndarray], reference: Gra
         NotMeasured("time of layers without a figure", "the runtime has fused them into a neighbour")
     )
     return LayerProfile(gaps, times, tuple(missing))
+
+
+def _gaps(
+    folder: Path, feeds: Mapping[str, np.ndarray], reference: Graph | None
+) -> tuple[dict[str, Gap], list[NotMeasured]]:
+    """Gap per node, the worst of its outputs; a reference with quantisers is run in its own float32, because
+    a value on a rounding edge falls to either side of it in another precision.
+    """
+    quantised = reference is not None and bool(quantisers(reference))
+    by_node: dict[str, list[Gap]] = {}
+    try:
+        dtype = None if quantised else np.dtype(np.float64)
+        for row in layer_gaps(folder, feeds, reference=reference, dtype=dtype):
+            by_node.setdefault(row.node, []).append(row.gap)
+    except (Unsupported, UsageError, VerificationFailed) as err:
+        return {}, [NotMeasured("error by layer", err.what)]
+    return {node: combined(found) for node, found in by_node.items()}, []
 
 
 def _onnxruntime_times(

@@ -54,7 +54,7 @@ class Timing:
         }
         return {key: round(value * 1e3, 4) for key, value in rows.items()} | {
             "noise": round(self.noise, 4),
-            "calls": self.count,
+            "count": self.count,
         }
 
 

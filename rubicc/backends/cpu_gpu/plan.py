@@ -29,7 +29,6 @@ class CpuGpuPlan(Plan):
 
     Attributes:
         runtime: what executes by default.
-        runtimes: every runtime the artefact may be run with.
         precision: ``fp32``, ``fp16`` (the graph is fp16) or ``bf16`` (OpenVINO computes in it).
         providers: ONNX Runtime's execution providers.
         threads: threads in all; ``None`` = the CPUs the process may use when it runs.
@@ -38,7 +37,6 @@ class CpuGpuPlan(Plan):
     """
 
     runtime: str
-    runtimes: tuple[str, ...]
     precision: str = "fp32"
     providers: tuple[str, ...] = (CPU_PROVIDER,)
     threads: int | None = None
@@ -105,9 +103,9 @@ def _possible(target: Target, runtime: str, precision: str, threads: int | None,
         (precision not in PRECISIONS, f"precision {precision!r} is not offered here", "fp32, fp16 or bf16"),
         (threads is not None and threads < 1, f"{threads} threads", "give at least 1"),
         (batch is not None and batch < 1, f"batch of {batch}", "give at least 1"),
-        (precision == "bf16" and runtime == "onnxruntime", "ONNX Runtime has no bf16 on CPUs", "use openvino"),
+        (precision == "bf16" and runtime == "onnxruntime", "ONNX Runtime has no bf16 here", "use openvino"),
         (precision == "bf16" and target.name == "gpu", "bf16 is not offered on GPUs", "--precision fp16"),
-        (target.name == "gpu" and runtime == "openvino", "GPUs run in ONNX Runtime", "onnxruntime"),
+        (target.name == "gpu" and runtime == "openvino", "OpenVINO is for CPUs here", "onnxruntime"),
     ]  # fmt: skip
     for wrong, what, hint in problems:
         if wrong:
@@ -176,7 +174,7 @@ def _engines(
 def _affordable_feeds(
     graph: Graph, batch: int, engines: Mapping[str, Any], seconds: float
 ) -> tuple[dict[str, np.ndarray], list[dict[str, list[int]]]]:
-    """Input of the model's chunk length and the largest batch, up to the planned one, that the time allows."""
+    """Input of the model's chunk length and the largest batch up to the planned one that the time allows."""
     inputs = shapes.specs(graph.inputs)
     one = shapes.example_feeds(inputs, shapes.sizes(inputs, graph.meta, 1))
     probe = measure.interleave(_calls(engines, one), 0.0, min_rounds=1)

@@ -50,9 +50,8 @@ class CpuGpuSession:
     """A loaded artefact; every method may be called from several threads at once."""
 
     def __init__(self, folder: Path, runtime: str | None, threads: int | None, streams: int) -> None:
-        nested = folder / "cpu_gpu"
-        folder = nested if not (folder / "runtime.json").exists() and nested.is_dir() else folder
-        with _translated(folder.name):
+        folder = home_of(folder)
+        with translated(folder.name):
             self._model: runner.Model | None = runner.Model(folder, runtime, threads, streams)
         model = self._model
         self.description: dict[str, Any] = model.description
@@ -74,7 +73,7 @@ class CpuGpuSession:
         """
         if self._model is None:
             raise UsageError("RUB-CPU-020", "the session is closed", hint="open it again")
-        with _translated(self.runtime):
+        with translated(self.runtime):
             return self._model.run(dict(feeds))
 
     def submit(self, feeds: Mapping[str, np.ndarray]) -> Future[dict[str, np.ndarray]]:
@@ -103,13 +102,11 @@ class CpuGpuSession:
     def __enter__(self) -> CpuGpuSession:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
-class _translated:
+class translated:
     """Turns the standalone runner's errors into rubicc's, which carry exit codes."""
 
     def __init__(self, where: str) -> None:
@@ -123,6 +120,12 @@ class _translated:
     ) -> None:
         if isinstance(err, runner.ArtefactError):
             raise _KINDS[err.kind](err.code, err.what, where=self.where, hint=err.hint) from err
+
+
+def home_of(folder: Path) -> Path:
+    """The ``cpu_gpu`` folder of an artefact; a folder that is one already is returned as it is."""
+    nested = folder / "cpu_gpu"
+    return nested if not (folder / "runtime.json").exists() and nested.is_dir() else folder
 
 
 def _spec(item: Mapping[str, Any]) -> TensorSpec:

@@ -1,0 +1,219 @@
+"""Measures artefacts on this machine: throughput, latency percentiles, memory, and how noisy it was."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rubicc.backends.cpu_gpu import measure, shapes
+from rubicc.backends.cpu_gpu.run import CpuGpuSession, open_session
+from rubicc.errors import UsageError
+
+SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One candidate at one input shape.
+
+    Attributes:
+        name: candidate.
+        runtime, threads, streams: how it ran.
+        shapes: input shapes, e.g. ``x 16x1x4000``.
+        positions_per_second: batch times length of the first input (samples or tokens), per second.
+        timing: milliseconds per call (min, median, p90, p99), noise and number of calls. With ``streams``
+            above 1 a call is one of ``streams`` that ran at the same time.
+        load_seconds: opening the artefact, first call not included.
+        peak_bytes: most memory the process held while this candidate ran alone, above what it held before it
+            was opened; ``None`` where the system does not say.
+    """
+
+    name: str
+    runtime: str
+    threads: int
+    streams: int
+    shapes: str
+    positions_per_second: float
+    timing: Mapping[str, float | int]
+    load_seconds: float
+    peak_bytes: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``ratio`` = median of ``a`` over median of ``b``; UNSURE below 5 % or inside the noise."""
+
+    a: str
+    b: str
+    shapes: str
+    ratio: float
+    verdict: measure.Verdict
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Rows, and every pair of candidates compared at the same shape."""
+
+    rows: tuple[BenchRow, ...]
+    comparisons: tuple[Comparison, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "rows": [row.to_dict() for row in self.rows],
+            "comparisons": [asdict(c) for c in self.comparisons],
+        }
+
+
+@dataclass
+class _Candidate:
+    name: str
+    session: CpuGpuSession
+    load_seconds: float
+    before: int
+    peak: int | None = None
+
+
+def bench(
+    folders: str | Path | Mapping[str, str | Path],
+    sizes: Sequence[Mapping[str, int]] = (),
+    *,
+    seconds: float = SECONDS,
+    runtimes: Sequence[str] = (),
+    threads: int | None = None,
+    streams: int = 1,
+    feeds: Mapping[str, np.ndarray] | None = None,
+) -> Bench:
+    """Measure one artefact or several against each other, in turns.
+
+    Args:
+        folders: an artefact, or name to artefact.
+        sizes: numbers for the free dimensions, e.g. ``{"N": 16, "T": 4000}``, one measurement each; dimensions
+            left out get the recorded batch and the model's chunk length. Empty = one measurement of those.
+        seconds: per shape, over all candidates.
+        runtimes: empty = the recorded one; several are candidates of their own.
+        streams: calls in flight at the same time (throughput); 1 measures latency.
+        feeds: real input instead of seeded arrays; its shape is the only one measured.
+
+    Raises:
+        UsageError: nothing to measure, an unknown dimension (RUB-CPU-020).
+        ModelRefused, ToolMissing: as ``open_session``.
+    """
+    named = dict(folders) if isinstance(folders, Mapping) else {"": folders}
+    if not named or seconds <= 0:
+        raise UsageError("RUB-CPU-020", "nothing to measure", hint="give an artefact and a time above 0")
+    with contextlib.ExitStack() as stack:
+        candidates = [
+            _open(name, folder, runtime, threads, streams, stack)
+            for name, folder in named.items()
+            for runtime in (runtimes or [None])
+        ]
+        rows: list[BenchRow] = []
+        comparisons: list[Comparison] = []
+        for wanted in [{}] if feeds is not None or not sizes else sizes:
+            arrays = dict(feeds) if feeds is not None else _feeds(candidates[0].session, wanted)
+            found, compared = _measure(candidates, arrays, seconds)
+            rows += found
+            comparisons += compared
+    return Bench(tuple(rows), tuple(comparisons))
+
+
+def _open(
+    name: str,
+    folder: str | Path,
+    runtime: str | None,
+    threads: int | None,
+    streams: int,
+    stack: contextlib.ExitStack,
+) -> _Candidate:
+    before = _resident()
+    start = time.perf_counter()
+    session = stack.enter_context(open_session(folder, runtime=runtime, threads=threads, streams=streams))
+    label = " ".join(part for part in (name, session.runtime if runtime or not name else "") if part)
+    return _Candidate(label, session, time.perf_counter() - start, before)
+
+
+def _feeds(session: CpuGpuSession, wanted: Mapping[str, int]) -> dict[str, np.ndarray]:
+    batch = int(session.description.get("batch", 1))
+    bound = shapes.sizes(session.inputs, session.meta, batch)
+    unknown = sorted(set(wanted) - set(bound))
+    if unknown:
+        raise UsageError(
+            "RUB-CPU-020",
+            f"the model has no dimension {unknown[0]!r}",
+            hint=f"free dimensions: {sorted(bound)}",
+        )
+    return shapes.example_feeds(session.inputs, bound | dict(wanted))
+
+
+def _measure(
+    candidates: Sequence[_Candidate], feeds: dict[str, np.ndarray], seconds: float
+) -> tuple[list[BenchRow], list[Comparison]]:
+    for candidate in candidates:
+        candidate.peak = _peak_of(functools.partial(candidate.session.run, feeds), candidate.before)
+    calls = {c.name: functools.partial(_call, c.session, feeds) for c in candidates}
+    timings = measure.interleave(calls, seconds, max_rounds=100_000)
+    shape = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in feeds.items())
+    first = next(iter(feeds.values()))
+    positions = first.shape[0] * first.shape[-1]
+    rows = [
+        BenchRow(
+            name=c.name,
+            runtime=c.session.runtime,
+            threads=c.session.threads,
+            streams=c.session.streams,
+            shapes=shape,
+            positions_per_second=positions * c.session.streams / timings[c.name].median,
+            timing=timings[c.name].to_dict(),
+            load_seconds=round(c.load_seconds, 4),
+            peak_bytes=c.peak,
+        )
+        for c in candidates
+    ]
+    names = [c.name for c in candidates]
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    compared = [
+        Comparison(
+            a, b, shape, timings[a].median / timings[b].median, measure.compare(timings[a], timings[b])
+        )
+        for a, b in pairs
+    ]
+    return rows, compared
+
+
+def _call(session: CpuGpuSession, feeds: dict[str, np.ndarray]) -> None:
+    if session.streams == 1:
+        session.run(feeds)
+        return
+    for future in [session.submit(feeds) for _ in range(session.streams)]:
+        future.result()
+
+
+def _resident() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def _peak_of(call: Any, before: int) -> int | None:
+    """Peak resident bytes of the process during ``call`` above ``before`` (Linux: VmHWM, reset beforehand)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        call()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        call()
+        return None
+    line = next(row for row in status.splitlines() if row.startswith("VmHWM:"))
+    return max(0, int(line.split()[1]) * 1024 - before)
