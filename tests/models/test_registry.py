@@ -216,3 +216,15 @@ def test_the_documented_table_says_what_the_zoo_says() -> None:
 
 def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+@pytest.mark.parametrize("name", ["demo-ctc", "rubicall", "taiyaki-mgru", "bonito-crf"])
+def test_building_on_the_meta_device_gives_the_same_names_and_shapes(name: str) -> None:
+    """Readers compare a file with this sketch before they allocate anything."""
+    entry = registry.get(name)
+    config = {"preset": "fast"} if name == "bonito-crf" else None
+    with torch.device("meta"):
+        sketch = entry.build(config).state_dict()
+    real = entry.build(config, seed=0).state_dict()
+    assert [(k, v.shape) for k, v in sketch.items()] == [(k, v.shape) for k, v in real.items()]
+    assert all(value.is_meta for value in sketch.values())
