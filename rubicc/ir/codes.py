@@ -25,6 +25,11 @@ CODES: dict[str, tuple[str, str]] = {
         "Shape inference found two different sizes for one dimension. Either the model file is wrong, or a "
         "pass changed a tensor and not its neighbours; rerun with --check to find the pass.",
     ),
+    "RUB-IR-005": (
+        "symbolic dimension without a number",
+        "Costs are counted for one concrete shape. Give a number for every symbol of the model's inputs, for "
+        "example N=1 and T=3600.",
+    ),
     "RUB-IR-040": (
         "malformed ONNX file",
         "The file is missing, empty, no ONNX model, truncated, or its parts contradict each other: data that "

@@ -140,8 +140,7 @@ def _from_producer(node: ir.Node) -> QuantType | None:
     if node.op_type == "DequantizeLinear":
         source = node.inputs[0]
         known = None if source is None or source.dtype is None else _INT_BITS.get(source.dtype)
-        zero = _numbers(node, 2) or (0.0,)
-        return None if known is None else QuantType(known[0], known[1], scale, zero)
+        return None if known is None else QuantType(*known, scale, _numbers(node, 2) or (0.0,))
     if node.op_type == "BipolarQuant":
         return QuantType(1, True, scale)
     six = node.op_type == "Trunc" and len(node.inputs) > 5
