@@ -139,9 +139,12 @@ def facts(pairs: Mapping[str, object]) -> list[str]:
 
 
 def findings_table(findings: Iterable[Any]) -> list[str]:
-    """Refusals and warnings of a target: one row each, remedy below."""
+    """Refusals and warnings of a target, one row each with its remedy below; or decisions."""
     lines = []
     for f in findings:
+        if not hasattr(f, "rule"):
+            lines.append(f"decision[{clean(f.code)}] {clean(f.where)}: {clean(f.what)} ({clean(f.reason)})")
+            continue
         place = " ".join(clean(part) for part in (f.node, f"({f.source})" if f.source else "") if part)
         lines.append(f"{clean(f.severity)}[{clean(f.rule)}] {place}: {clean(f.reason)}")
         if f.remedy:

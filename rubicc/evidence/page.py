@@ -79,9 +79,10 @@ def _measurements(report: Report) -> str:
 def _layers_pictures(report: Report) -> str:
     layers = report.layers
     names = [f"{i + 1} {layer.source or layer.name} ({layer.op})" for i, layer in enumerate(layers)]
+    macs, times = [float(x.macs) for x in layers], [x.ms for x in layers]
     drawn = [
-        ("Multiply-accumulates", pictures.columns([float(x.macs) for x in layers], names, unit="MACs")),
-        ("Time, ms per run", pictures.columns([x.ms for x in layers], names, unit="ms")),
+        ("Multiply-accumulates", pictures.columns(macs, names, si, label="multiply-accumulates by layer")),
+        ("Time, ms per run", pictures.columns(times, names, _number, label="milliseconds by layer")),
         (
             "Relative error against the source",
             pictures.errors([x.gap.snr_db if x.gap else None for x in layers], names),
@@ -163,6 +164,10 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], right: str = ""
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def _number(value: float) -> str:
+    return f"{value:.3g}"
+
+
 def _snr(gap: Gap) -> str:
     if gap.failure:
         return f'<b class="bad">failed: {_t(gap.failure)}</b>'
@@ -174,7 +179,7 @@ def _agreement(gap: Gap) -> str:
 
 
 def _t(value: object) -> str:
-    if isinstance(value, bool | int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, Mapping):
         value = ", ".join(f"{key} {item}" for key, item in value.items())

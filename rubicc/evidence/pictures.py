@@ -6,11 +6,11 @@ Colours are CSS variables of the page, so one picture serves light, dark and pri
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 from rubicc.evidence.report import SignalPicture
-from rubicc.text import clean, si
+from rubicc.text import clean
 
 WIDTH = 960
 LEFT = 64
@@ -18,25 +18,28 @@ MAX_SHOWN_BASES = 80
 MAX_SHOWN_SAMPLES = 1200
 
 
-def columns(values: Sequence[float | None], titles: Sequence[str], *, unit: str) -> str:
+def columns(
+    values: Sequence[float | None], titles: Sequence[str], show: Callable[[float], str], *, label: str
+) -> str:
     """One column per layer from zero; ``None`` (not measured) leaves its place empty.
 
     Args:
         values: per layer, at least 0.
         titles: tooltip per layer.
-        unit: of the axis, e.g. ``MACs``; values are shown with decimal prefixes.
+        show: a value as text.
+        label: what the picture shows, for screen readers.
     """
     top = max((v for v in values if v is not None), default=0.0)
     if top <= 0:
         return ""
     ticks = [top * share for share in (0.0, 0.5, 1.0)]
-    grid = [(_y(value / top), si(value, unit)) for value in ticks]
+    grid = [(_y(value / top), show(value)) for value in ticks]
     bars = [
-        _bar(i, len(values), value / top, f"{title}: {si(value, unit)}", "bar")
+        _bar(i, len(values), value / top, f"{title}: {show(value)}", "bar")
         for i, (value, title) in enumerate(zip(values, titles, strict=True))
         if value is not None and value > 0
     ]
-    return _chart(grid, bars, len(values), f"{unit} by layer")
+    return _chart(grid, bars, len(values), label)
 
 
 def errors(snrs: Sequence[float | None], titles: Sequence[str]) -> str:
@@ -86,12 +89,13 @@ def signal(picture: SignalPicture) -> str:
 
     line = " ".join(place(i, v) for i, v in enumerate(samples) if math.isfinite(v))
     marks = []
-    for at, base in bases:
+    letters = _apart([LEFT + at * step for at, _ in bases], 9.0, WIDTH - 8.0)
+    for (at, base), letter_x in zip(bases, letters, strict=True):
         x = LEFT + at * step
         kind = base if base in "ACGT" else "other"
         marks.append(
             f'<line class="move" x1="{x:.1f}" x2="{x:.1f}" y1="10" y2="156"/>'
-            f'<text class="base b{kind}" x="{x:.1f}" y="172">{_text(base)}</text>'
+            f'<text class="base b{kind}" x="{letter_x:.1f}" y="172">{_text(base)}</text>'
         )
     rate = max(picture.sampling_rate, 1)
     seconds = [(i, (picture.start + i) / rate) for i in (0, len(samples) // 2, len(samples) - 1)]
@@ -107,6 +111,18 @@ def signal(picture: SignalPicture) -> str:
     label = f"signal of read {_text(picture.read_id)} with {len(bases)} called bases"
     inner = "".join(scale + times + marks) + f'<polyline class="signal" points="{line}"/>'
     return f'<svg viewBox="0 0 {WIDTH} 198" role="img" aria-label="{label}">{inner}</svg>'
+
+
+def _apart(xs: Sequence[float], gap: float, right: float) -> list[float]:
+    """Positions moved as little to the right, then left of ``right``, that neighbours are ``gap`` apart."""
+    moved: list[float] = []
+    for x in xs:
+        moved.append(max(x, moved[-1] + gap) if moved else x)
+    limit = right
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], limit)
+        limit = moved[i] - gap
+    return moved
 
 
 def _chart(grid: Sequence[tuple[float, str]], bars: Sequence[str], count: int, label: str) -> str:
