@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from rubicc.errors import RubiccError, VerificationFailed
 from rubicc.ir.graph import MADE_BY_KEY, SOURCE_KEY, Graph, op_key
-from rubicc.passes.manager import PassRecord, interface, make_options, run_pass
+from rubicc.passes.manager import PassRecord, interface, interface_changes, make_options, run_pass
 from rubicc.passes.registry import Pass, get
 from rubicc.passes.rewrite import graphs_of
 
@@ -58,15 +58,15 @@ def apply_and_check(
         seed: of the random inputs.
 
     Raises:
-        VerificationFailed: ``RUB-PASS-020`` .. ``-025``, the promise broken; ``RUB-IR-...`` from the verifier.
+        VerificationFailed: ``RUB-PASS-020`` .. ``-025``, the promise broken; ``RUB-IR`` of the verifier.
     """
     from rubicc.ir.verify import verify
 
     verify(graph)
     one = _instance(pass_or_id, options)
-    original, source_bytes = _digest(graph), _nodes(graph)
+    original = _digest(graph)
     work = graph.clone()
-    known = {id(node) for node in work.all_nodes()}
+    known = set(work.all_nodes())
     typed = _untyped(work)
     record = run_pass(one, work)
     if _digest(graph) != original:
@@ -74,7 +74,7 @@ def apply_and_check(
     verify(work)
     _check_interface(one, graph, work)
     _check_report(one, record, original != _digest(work), expect_changed)
-    _check_provenance(one, work, known, bool(source_bytes))
+    _check_provenance(one, work, known, _has_sources(graph))
     _check_types(one, work, typed)
     _check_ops(one, record, expect_ops)
     rounds = [random_feeds(graph, seed + index, sizes) for index in range(random)]
@@ -145,9 +145,9 @@ def _digest(graph: Graph) -> str:
     return hashlib.sha256(graph.to_proto().SerializeToString(deterministic=True)).hexdigest()
 
 
-def _nodes(graph: Graph) -> list[ir.Node]:
-    """Nodes that carry a source; where there are none, provenance is not demanded of a pass either."""
-    return [node for node in graph.all_nodes() if SOURCE_KEY in node.metadata_props]
+def _has_sources(graph: Graph) -> bool:
+    """Whether any node carries a source; where none does, a pass need not pass one on."""
+    return any(SOURCE_KEY in node.metadata_props for node in graph.all_nodes())
 
 
 def _untyped(graph: Graph) -> int:
@@ -156,10 +156,9 @@ def _untyped(graph: Graph) -> int:
 
 
 def _check_interface(one: Pass, before: Graph, after: Graph) -> None:
-    if interface(before) != interface(after):
-        raise _broken(
-            "RUB-PASS-020", one, f"changed the interface: {interface(before)} -> {interface(after)}"
-        )
+    moved = interface_changes(interface(before), interface(after))
+    if moved:
+        raise _broken("RUB-PASS-020", one, f"changed the interface: {'; '.join(moved)}")
 
 
 def _check_report(one: Pass, record: PassRecord, differs: bool, expected: bool | None) -> None:
@@ -169,9 +168,9 @@ def _check_report(one: Pass, record: PassRecord, differs: bool, expected: bool |
         raise _broken("RUB-PASS-025", one, f"reported changed={record.changed}, expected {expected}")
 
 
-def _check_provenance(one: Pass, after: Graph, known: set[int], has_sources: bool) -> None:
+def _check_provenance(one: Pass, after: Graph, known: set[ir.Node], has_sources: bool) -> None:
     for node in after.all_nodes():
-        if id(node) in known:
+        if node in known:
             continue
         if node.metadata_props.get(MADE_BY_KEY) != one.id:
             raise _broken("RUB-PASS-024", one, f"made {op_key(node)} {node.name!r} without {MADE_BY_KEY}")
@@ -182,7 +181,9 @@ def _check_provenance(one: Pass, after: Graph, known: set[int], has_sources: boo
 def _check_types(one: Pass, after: Graph, untyped_before: int) -> None:
     if _untyped(after) > untyped_before:
         raise _broken(
-            "024", one, f"left {_untyped(after)} values without type or shape, {untyped_before} before"
+            "RUB-PASS-024",
+            one,
+            f"left {_untyped(after)} values without type or shape, {untyped_before} before",
         )
 
 
@@ -202,12 +203,12 @@ def _check_numbers(one: Pass, before: Graph, after: Graph, feeds: Feeds, what: s
         if reference.shape != got.shape or reference.dtype != got.dtype:
             now = f"{got.dtype}{list(got.shape)}"
             raise _broken(
-                "021", one, f"output {name!r} is {now}, was {reference.dtype}{list(reference.shape)}"
+                "RUB-PASS-021", one, f"output {name!r} is {now}, was {reference.dtype}{list(reference.shape)}"
             )
         error = relative_error(reference, got)
         if not error <= one.tolerance:
-            raise _broken("RUB-PASS-021", one, f"moved output {name!r} by {error:.3g} of its range on {what}, "
-                          f"allowed {one.tolerance:g}")  # fmt: skip
+            moved = f"moved output {name!r} by {error:.3g} of its range on {what}"
+            raise _broken("RUB-PASS-021", one, f"{moved}, allowed {one.tolerance:g}")
 
 
 def relative_error(reference: np.ndarray, got: np.ndarray) -> float:

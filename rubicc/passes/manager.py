@@ -50,6 +50,7 @@ def run_pipeline(
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     check: bool = False,
     on_stage: OnStage | None = None,
+    resumed: Sequence[Step] = (),
 ) -> list[PassRecord]:
     """Run ``steps`` on ``graph`` in place.
 
@@ -59,13 +60,14 @@ def run_pipeline(
         overrides: options by pass id; they win over the options of every step with that id.
         check: verify the graph and its interface before the first pass and after each pass that changed it.
         on_stage: called after each step with (index, id, graph, changed, seconds).
+        resumed: steps that ran before ``graph`` was saved; they count for the order and are not run again.
 
     Raises:
         UsageError: unknown pass or option, broken order (nothing has run then).
         VerificationFailed: ``RUB-PASS-007`` a pass left an illegal graph (only with ``check``);
             ``RUB-PASS-005`` a pass does not come to rest.
     """
-    passes = resolve(steps, overrides or {})
+    passes = resolve(steps, overrides or {}, resumed)
     if check:
         _verify(graph, None, interface(graph))
     records = []
@@ -115,6 +117,17 @@ def interface(graph: Graph) -> Interface:
     return tuple((v.name or "", str(v.type), str(v.shape)) for v in [*graph.inputs, *graph.outputs])
 
 
+def interface_changes(before: Interface, after: Interface) -> list[str]:
+    """What differs between two interfaces; a type or shape that was not declared may become known."""
+    if len(before) != len(after):
+        return [f"{len(before)} inputs and outputs -> {len(after)}"]
+    return [
+        f"{old} -> {new}"
+        for old, new in zip(before, after, strict=True)
+        if any(o not in (n, "None") for o, n in zip(old, new, strict=True))
+    ]
+
+
 def _verify(graph: Graph, pass_id: str | None, before: Interface) -> None:
     from rubicc.ir.verify import verify
 
@@ -129,19 +142,20 @@ def _verify(graph: Graph, pass_id: str | None, before: Interface) -> None:
             where=err.where,
             hint=err.hint,
         ) from err
-    after = interface(graph)
-    if after != before:
-        moved = [f"{b} -> {a}" for b, a in zip(before, after, strict=False) if a != b]
+    moved = interface_changes(before, interface(graph))
+    if moved:
         raise VerificationFailed("RUB-PASS-007", f"pass {pass_id} changed the interface: {'; '.join(moved)}")
 
 
-def resolve(steps: Sequence[Step], overrides: Mapping[str, Mapping[str, Any]]) -> list[Pass]:
-    """Pass instances with their options, order checked.
+def resolve(
+    steps: Sequence[Step], overrides: Mapping[str, Mapping[str, Any]], resumed: Sequence[Step] = ()
+) -> list[Pass]:
+    """Pass instances with their options, order checked (after the steps that already ran).
 
     Raises:
         UsageError: ``RUB-PASS-001``, ``RUB-PASS-003``, ``RUB-PASS-006``.
     """
-    here = list(dict.fromkeys(step.id for step in steps))
+    here = list(dict.fromkeys(step.id for step in (*resumed, *steps)))
     for pass_id in overrides:
         if pass_id not in here:
             get(pass_id)  # an unknown id says so, with its own did-you-mean
@@ -150,7 +164,7 @@ def resolve(steps: Sequence[Step], overrides: Mapping[str, Mapping[str, Any]]) -
                 f"options given for {pass_id!r}, which is not part of this pipeline",
                 hint=f"it runs: {', '.join(here)}",
             )
-    check_order(steps)
+    check_order([*resumed, *steps])
     return [get(s.id)(make_options(get(s.id), {**s.options, **overrides.get(s.id, {})})) for s in steps]
 
 

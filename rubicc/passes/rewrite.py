@@ -104,12 +104,19 @@ class Editor:
         self.graph = graph
         self.pass_id = pass_id
         self._taken: set[str] | None = None
+        self._node_names: set[str] | None = None
 
     def fresh(self, name: str) -> str:
         """A value name not yet used anywhere in the graph."""
         if self._taken is None:
             self._taken = names_in_use(self.graph)
         return unique(name, self._taken)
+
+    def fresh_node(self, name: str) -> str:
+        """A node name not yet used anywhere in the graph."""
+        if self._node_names is None:
+            self._node_names = {node.name for node in self.graph.all_nodes() if node.name}
+        return unique(name, self._node_names)
 
     def release(self, name: str) -> None:
         """Let a name that a removed value had be given again."""
@@ -145,7 +152,7 @@ class Editor:
         dtype: ir.DataType | None = None,
     ) -> ir.Node:
         """A new standard node with one output, standing for ``like``, inserted before it."""
-        stem = f"{like.name or like.op_type}/{op_type}"
+        stem = self.fresh_node(f"{like.name or like.op_type}/{op_type}")
         made = ir.node(op_type, inputs, dict(attributes or {}), num_outputs=1, name=stem)
         made.outputs[0].name = self.fresh(f"{stem}_out")
         made.outputs[0].shape = shape.copy() if shape is not None else None

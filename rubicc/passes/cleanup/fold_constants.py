@@ -13,6 +13,7 @@ from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor, constant, constant_bytes, graphs_of, is_constant, is_standard
 
 MIB = 1 << 20
+GROWN_KEY = "rubicc.folded_bytes"  # what folding added to this graph so far, so that the budget is spent once
 
 
 @register
@@ -36,7 +37,7 @@ class FoldConstants(Pass):
         Attributes:
             max_bytes: largest growth of the file by one folded result, in bytes: its size less the constants
                 that it alone used.
-            max_total_bytes: largest growth of the file by all folding together.
+            max_total_bytes: largest growth of the file by all folding together, repeated runs included.
             fold_quant: fold QONNX quantisers of constants too.
         """
 
@@ -51,7 +52,8 @@ class FoldConstants(Pass):
     def run(self, graph: Graph) -> bool:
         """See :class:`FoldConstants`."""
         edit = Editor(graph, self.id)
-        self._grown = 0
+        spent = graph.ir.metadata_props.get(GROWN_KEY, "")
+        start = self._grown = int(spent) if spent.isdecimal() else 0
         changed = False
         for owner in graphs_of(graph):
             for node in owner:
@@ -61,6 +63,8 @@ class FoldConstants(Pass):
                 if arrays is not None:
                     self._replace(edit, owner, node, arrays)
                     changed = True
+        if self._grown > start:
+            graph.ir.metadata_props[GROWN_KEY] = str(self._grown)
         return changed
 
     def _of_shape(self, node: ir.Node) -> list[np.ndarray] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
+
 from rubicc.ir.graph import Graph
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import graphs_of
@@ -15,7 +17,7 @@ class InferShapes(Pass):
 
         x:[N,1,T] -> Conv(64 x 1 x 9, stride 5) -> ?            x:[N,1,T] -> Conv -> [N,64,T']
 
-    Changes annotations only.
+    Changes annotations only, and of graph outputs only what they leave open.
     """
 
     id = "cleanup.infer-shapes"
@@ -25,15 +27,20 @@ class InferShapes(Pass):
         """See :class:`InferShapes`."""
         from rubicc.ir.shapes import infer_shapes
 
-        before = _annotations(graph)
-        infer_shapes(graph)
-        return _annotations(graph) != before
+        known = infer_shapes(graph)  # a clone, so its graphs, nodes and values come in the same order
+        changed = False
+        for owner, twin in zip(graphs_of(graph), graphs_of(known), strict=True):
+            for node, other in zip(owner, twin, strict=True):
+                for value, found in zip(node.outputs, other.outputs, strict=True):
+                    changed |= _learn(value, found)
+        return changed
 
 
-def _annotations(graph: Graph) -> list[tuple[str | None, str, str]]:
-    return [
-        (value.name, str(value.type), str(value.shape))
-        for owner in graphs_of(graph)
-        for node in owner
-        for value in node.outputs
-    ]
+def _learn(value: ir.Value, found: ir.Value) -> bool:
+    before = (str(value.type), str(value.shape))
+    fixed = value.is_graph_output()
+    if found.type is not None and not (fixed and value.type is not None):
+        value.type = found.type
+    if found.shape is not None and not (fixed and value.shape is not None):
+        value.shape = found.shape.copy()
+    return (str(value.type), str(value.shape)) != before

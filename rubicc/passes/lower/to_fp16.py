@@ -18,7 +18,7 @@ from rubicc.passes.rewrite import Editor, constant, is_constant
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 LARGEST = 65504.0  # largest finite float16
 
-# These set the integers of a quantised tensor, hold graphs of their own, or take their type from an attribute.
+# They set the integers of a quantised tensor, hold graphs, or take their type from an attribute.
 ALWAYS_FLOAT = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "If", "Loop", "Scan"}
     | {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "EyeLike", "Bernoulli"}
@@ -203,7 +203,9 @@ class _Casting:
         if (value, dtype) not in self.casts:
             maker = value.producer()
             like = maker if maker is not None else reader
-            made = ir.node("Cast", [value], {"to": int(dtype)}, name=f"{value.name}/Cast")
+            made = ir.node(
+                "Cast", [value], {"to": int(dtype)}, name=self.edit.fresh_node(f"{value.name}/Cast")
+            )
             out = made.outputs[0]
             out.name = self.edit.fresh(f"{value.name}_{'fp16' if dtype == HALF else 'fp32'}")
             out.type = ir.TensorType(dtype)
