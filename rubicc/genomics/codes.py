@@ -208,4 +208,16 @@ CODES: dict[str, tuple[str, str]] = {
         "the network ends without a log-softmax or computes something wrong. Verify the artefact; if the "
         "network really gives logits, add the log-softmax before compiling.",
     ),
+    "RUB-GEN-205": (
+        "Too few bases to fit qualities",
+        "Calibrating qualities compares predicted with observed errors base by base; with less than a few "
+        "hundred aligned bases the fit would be noise. Give more reads with known truth, or reads of the "
+        "chemistry the network was trained for.",
+    ),
+    "RUB-GEN-206": (
+        "Demo network not good enough",
+        "After training, the demo network calls held-out simulated reads below 0.90 identity, so its files "
+        "were not written. Train for more steps; if that does not help, the simulator or the network was
+        changed.",
+    ),
 }

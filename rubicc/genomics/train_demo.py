@@ -8,12 +8,13 @@ checkpoint and sees the chunks it would have seen.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,17 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from rubicc.genomics.simulate import SimulatedRead, simulate_reads
+from rubicc.errors import VerificationFailed
+from rubicc.genomics.calibrate import Evidence, calibrate, evidence
+from rubicc.genomics.ctc import beam
+from rubicc.genomics.simulate import SimulatedRead, simulate_reads, write_reads
+from rubicc.spec import ModelMeta
 
-VALIDATION_SEED = 1_000_003
+ARCH = "demo-ctc"
+# Training batches take seeds TRAIN_SEED * 1e6 + step; all others must lie elsewhere.
 TRAIN_SEED = 7
+VALIDATION_SEED, CALIBRATION_SEED, TEST_SEED, DEMO_SEED = 1_000_003, 2_000_003, 3_000_017, 4_000_037
+TARGET_IDENTITY = 0.90
 
 
 @dataclass(frozen=True)
@@ -182,3 +190,74 @@ def _save_state(model: torch.nn.Module, optimiser: torch.optim.Optimizer, path: 
     staged = path.with_suffix(".tmp")
     torch.save({"step": step, "model": model.state_dict(), "optimiser": optimiser.state_dict()}, staged)
     os.replace(staged, path)
+
+
+def calls(model: torch.nn.Module, reads: list[SimulatedRead]) -> list[Evidence | None]:
+    """Whole-read beam calls of ``reads``, aligned to their truth; ``None`` for a call that does not align."""
+    found = []
+    with torch.inference_mode():
+        for read in reads:
+            log_probs = model(torch.from_numpy(normalise(read))[None, None])[:, 0].numpy()
+            found.append(evidence(beam(log_probs), "ACGT", read.sequence))
+    return found
+
+
+def mean_identity(found: list[Evidence | None]) -> float:
+    """Mean identity; a call that does not align counts 0."""
+    return float(np.mean([0.0 if call is None else call.identity for call in found]))
+
+
+def finish(model: torch.nn.Module, meta: ModelMeta, out: Path, log: Callable[[str], None] = print) ->
+ModelMeta:
+    """Calibrate qualities, test on genomes never seen, write checkpoint, demo reads and reference to ``out``.
+
+    Raises:
+        VerificationFailed: ``RUB-GEN-206`` when held-out identity is below 0.90; nothing is written.
+    """
+    from rubicc.frontend import checkpoint
+
+    assert meta.decoder is not None
+    fitted = calibrate(calls(model, simulate_reads(20, CALIBRATION_SEED, 1500)))
+    held_out = calls(model, simulate_reads(20, TEST_SEED, (500, 3000)))
+    identity = mean_identity(held_out)
+    predicted = np.mean([c.predicted(fitted.qscale, fitted.qbias) for c in held_out if c is not None])
+    log(f"held-out identity {identity:.4f}, 1 - mean predicted error {1 - predicted:.4f}, {fitted}")
+    if identity < TARGET_IDENTITY:
+        raise VerificationFailed(
+            "RUB-GEN-206",
+            f"held-out identity {identity:.4f} is below {TARGET_IDENTITY}",
+            hint="train for more steps",
+        )
+    meta = replace(meta, decoder=replace(meta.decoder, qscale=fitted.qscale, qbias=fitted.qbias))
+    genome = "".join("ACGT"[code] for code in np.random.default_rng(DEMO_SEED).integers(0, 4, 12_000))
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(out / "demo_ctc.pt", model, meta)
+    write_reads(out / "demo_reads.npz", simulate_reads(10, DEMO_SEED, (1000, 2500), genome=genome))
+    lines = [genome[i : i + 80] for i in range(0, len(genome), 80)]
+    (out / "demo_reference.fasta").write_text(">demo_genome simulated\n" + "\n".join(lines) + "\n")
+    return meta
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line: train (or resume) in ``--work``, then write the three demo files to ``--out``."""
+    from rubicc.models import registry
+
+    parser = argparse.ArgumentParser(prog="python -m rubicc.genomics.train_demo", description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder of the resumable state")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "data", help="demo files")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--label-steps", type=int, default=TrainConfig.label_steps)
+    parser.add_argument("--ctc-steps", type=int, default=TrainConfig.ctc_steps)
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    entry = registry.get(ARCH)
+    config = TrainConfig(label_steps=args.label_steps, ctc_steps=args.ctc_steps)
+    model, meta = entry.build(seed=config.seed), entry.meta()
+    assert meta.stride is not None
+    train(model, meta.stride, config, args.work, lambda line: print(line, flush=True))
+    finish(model, meta, args.out)
+
+
+if __name__ == "__main__":
+    main()

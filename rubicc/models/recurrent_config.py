@@ -206,7 +206,8 @@ def mgru_meta(arch: str, config: MgruConfig) -> ModelMeta:
         config.stride,
         config.transitions,
         signal=SignalSpec("med-mad"),
-        decoder=DecoderSpec("flipflop"),
+        # Fitted on six mapped R9.4.1 reads by genomics/calibrate.py; the figures stand in docs/qualities.md.
+        decoder=DecoderSpec("flipflop", qscale=1.223, qbias=-0.529),
     )
 
 

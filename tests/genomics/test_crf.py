@@ -73,7 +73,7 @@ def test_stay_columns_are_added() -> None:
     bare = full[:, :, 1:].reshape(6, 64)
     assert (crf.with_stays(bare, 2) == full.reshape(6, 80)).all()
     assert crf.with_stays(full.reshape(6, 80), 2).shape == (6, 80)
-    with pytest.raises(UsageError, match="RUB-GEN-203.*64 or 80"):
+    with pytest.raises(UsageError, match=r"RUB-GEN-203.*64 or 80"):
         crf.with_stays(bare[:, :60], 2)
 
 

@@ -73,7 +73,7 @@ def test_empty_and_all_blank(find: object) -> None:
 
 @pytest.mark.parametrize("find", [ctc.greedy, ctc.beam])
 def test_logits_are_refused(find: object) -> None:
-    with pytest.raises(VerificationFailed, match="RUB-GEN-204"):
+    with pytest.raises(VerificationFailed, match=r"RUB-GEN-204"):
         find(3 * np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32))  # type: ignore[operator]
 
 

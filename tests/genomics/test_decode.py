@@ -108,19 +108,19 @@ def test_alphabet_of_the_model_is_used() -> None:
     ],
 )
 def test_misfits_are_refused(scores: np.ndarray, what: ModelMeta, text: str) -> None:
-    with pytest.raises(UsageError, match=f"RUB-GEN-203.*{text}"):
+    with pytest.raises(UsageError, match=rf"RUB-GEN-203.*{text}"):
         decode(scores, what)
 
 
 def test_flipflop_needs_four_letters() -> None:
     what = ModelMeta("custom", (), (), alphabet="NACGT", decoder=DecoderSpec("flipflop"))
-    with pytest.raises(UsageError, match="RUB-GEN-203.*four"):
+    with pytest.raises(UsageError, match=r"RUB-GEN-203.*four"):
         decode(np.zeros((4, 1, 40), np.float32), what)
 
 
 @pytest.mark.parametrize("lengths", [[1, 2], [9], [-1]])
 def test_bad_lengths_are_refused(lengths: list[int]) -> None:
-    with pytest.raises(UsageError, match="RUB-GEN-203.*lengths"):
+    with pytest.raises(UsageError, match=r"RUB-GEN-203.*lengths"):
         decode(np.zeros((4, 1, 40), np.float32), METAS["flipflop"][0], lengths)
 
 

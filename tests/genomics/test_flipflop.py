@@ -101,7 +101,7 @@ def test_input_is_not_changed() -> None:
 def test_refuses_what_is_not_finite(bad: float) -> None:
     s = scores(2, 10)
     s[7, 3] = bad
-    with pytest.raises(VerificationFailed, match="RUB-GEN-202.*frame 7"):
+    with pytest.raises(VerificationFailed, match=r"RUB-GEN-202.*frame 7"):
         flipflop.decode(s)
 
 
