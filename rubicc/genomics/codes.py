@@ -217,7 +217,7 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-GEN-206": (
         "Demo network not good enough",
         "After training, the demo network calls held-out simulated reads below 0.90 identity, so its files "
-        "were not written. Train for more steps; if that does not help, the simulator or the network was
-        changed.",
+        "were not written. Train for more steps; if that does not help, the simulator or the network was "
+        "changed.",
     ),
 }

@@ -207,8 +207,9 @@ def mean_identity(found: list[Evidence | None]) -> float:
     return float(np.mean([0.0 if call is None else call.identity for call in found]))
 
 
-def finish(model: torch.nn.Module, meta: ModelMeta, out: Path, log: Callable[[str], None] = print) ->
-ModelMeta:
+def finish(
+    model: torch.nn.Module, meta: ModelMeta, out: Path, log: Callable[[str], None] = print
+) -> ModelMeta:
     """Calibrate qualities, test on genomes never seen, write checkpoint, demo reads and reference to ``out``.
 
     Raises:

@@ -14,7 +14,7 @@ def test_phred_round_trip_and_clipping() -> None:
     assert qscore.error_probability(q[:2]) == pytest.approx([0.1, 0.01])
     assert qscore.phred(np.array([0.1]), 0.5, 3.0)[0] == pytest.approx(8.0)
     text = qscore.qstring(q)
-    assert text == "+5S\""
+    assert text == '+5S"'
     assert qscore.from_qstring(text).tolist() == [10, 20, 50, 1]
 
 

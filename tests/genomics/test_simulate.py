@@ -39,9 +39,7 @@ def test_truth_covers_the_signal() -> None:
 
 def test_levels_follow_the_pore_model() -> None:
     """With all noise off, every sample of a base is its k-mer's level, to one DAC step."""
-    quiet = SimParams(
-        event_sd=0, white_sd=0, coloured_sd=0, drift_sd=0, gain_sd=0, offset_sd=0, noise_sd=0
-    )
+    quiet = SimParams(event_sd=0, white_sd=0, coloured_sd=0, drift_sd=0, gain_sd=0, offset_sd=0, noise_sd=0)
     read = simulate_reads(1, 3, 400, quiet)[0]
     model = pore_model(quiet.k, quiet.pore_seed, quiet.level_mean, quiet.level_sd)
     codes = read.reference.astype(int) - 1
