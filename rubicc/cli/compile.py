@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import logging
+import os
 from typing import TYPE_CHECKING, Any
 
-from rubicc.cli.console import Console, facts, table
+from rubicc.cli.console import LOGGER, Console, facts, table
 from rubicc.cli.parser import add_reading, add_settings
 from rubicc.errors import UsageError
 from rubicc.text import clean
@@ -56,6 +59,7 @@ def resolve_settings(args: argparse.Namespace, *, need_target: bool = False) -> 
     """
     from rubicc.settings import resolve
 
+    _warn_about_unknown_variables()
     flags = {key: getattr(args, key, None) for key in SETTING_FLAGS}
     settings = resolve(flags, sets=getattr(args, "sets", ()), recipe=getattr(args, "recipe", None))
     if need_target and "target" not in settings.origins:
@@ -63,6 +67,17 @@ def resolve_settings(args: argparse.Namespace, *, need_target: bool = False) -> 
             "RUB-CLI-006", "--target is missing", hint="for example --target cpu; see `rubicc targets`"
         )
     return settings
+
+
+def _warn_about_unknown_variables() -> None:
+    """A misspelt RUBICC_ variable would be ignored in silence; other tools may own some, so no error."""
+    from rubicc.settings import ENV_KEYS, env_name
+
+    known = [*map(env_name, ENV_KEYS), "RUBICC_PLUGINS", "RUBICC_SHARED_DATA"]
+    for name in sorted(set(os.environ) - set(known)):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8) if name.startswith("RUBICC_") else []
+        if near:
+            logging.getLogger(LOGGER).warning("variable %s is not known; did you mean %s?", name, near[0])
 
 
 def print_config(settings: Settings, console: Console) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
@@ -55,12 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(
         _verb_of(args) or "", as_json=_wants_json(args), verbosity=min(args.count("-vv") * 2, 2)
     )
-    signal.signal(signal.SIGTERM, _terminate)
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _terminate) if in_main else None
     try:
         try:
             return _run(args, console)
         finally:
             sys.stdout.flush()
+            if in_main:
+                signal.signal(signal.SIGTERM, before)
     except BrokenPipeError:
         # The reader of our output (head, less) has had enough; keep the interpreter from complaining.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -110,9 +110,8 @@ class StagedFile:
         self._file: IO[Any] | None = None
 
     def __enter__(self) -> IO[Any]:
-        _usable_parent(self.target)
-        _clean(self.target)
         check_file_replaceable(self.target, force=self.force)
+        _clean(self.target)
         with _write_errors(self.target):
             # "x": never write through something that is already there under the temporary name
             if "b" in self._mode:
@@ -168,11 +167,13 @@ def check_replaceable(target: Path, *, force: bool) -> None:
 
 
 def check_file_replaceable(target: Path, *, force: bool) -> None:
-    """Refuse a target file that must not be replaced.
+    """Refuse a target file that must not be replaced or cannot be written.
 
     Raises:
         OutputExists: ``RUB-ART-001``, ``RUB-ART-002``.
+        UsageError: ``RUB-ART-004``.
     """
+    _usable_parent(target)
     if not os.path.lexists(target):
         return
     if target.is_symlink() or not target.is_file():

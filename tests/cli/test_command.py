@@ -121,16 +121,19 @@ def test_codes_of_these_rooms_are_catalogued_and_used() -> None:
 
 def test_print_config_shows_origins_and_does_no_work(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("version: 1\ntarget: cpu\nruntime: openvino\n")
-    result = run(
-        "compile", "absent.pt", "--recipe", "r.yaml", "--precision", "fp16", "--print-config", "--format=json",
-        env={"RUBICC_SEED": "7"}, cwd=tmp_path,
-    )  # fmt: skip
+    flags = ["--recipe", "r.yaml", "--precision", "fp16", "--print-config", "--format", "json"]
+    result = run("compile", "absent.pt", *flags, env={"RUBICC_SEED": "7"}, cwd=tmp_path)
     shown = document(result)["result"]
     assert shown["precision"] == {"value": "fp16", "origin": "flag"}
     assert shown["seed"] == {"value": 7, "origin": "env RUBICC_SEED"}
     assert shown["runtime"] == {"value": "openvino", "origin": "recipe"}
     assert shown["strict"] == {"value": False, "origin": "default"}
     assert os.listdir(tmp_path) == ["r.yaml"]
+
+
+def test_misspelt_variable_is_noticed() -> None:
+    result = run("compile", "x", "--print-config", env={"RUBICC_PRECISON": "fp16"})
+    assert result.returncode == 0 and "did you mean RUBICC_PRECISION" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -156,6 +159,16 @@ def test_init_writes_once(tmp_path: Path) -> None:
     again = run("init", "-o", str(path))
     assert again.returncode == 8 and "RUB-ART-002" in again.stderr and path.read_text() == "mine"
     assert run("init", "-o", str(path), "--force").returncode == 0 and path.read_text() != "mine"
+
+
+def test_models_create_is_repeatable_and_careful(tmp_path: Path) -> None:
+    for name in ("a.pt", "b.pt"):
+        assert run("models", "create", "demo-ctc", "--seed", "3", "-o", name, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+    assert run("models", "create", "demo-ctc", "-o", "a.pt", cwd=tmp_path).returncode == 8
+    lost = run("models", "create", "demo-ctc", "-o", "no/a.pt", cwd=tmp_path)
+    assert lost.returncode == 2 and "RUB-ART-004" in lost.stderr
+    assert sorted(os.listdir(tmp_path)) == ["a.pt", "b.pt"]
 
 
 def test_env_is_one_document() -> None:
