@@ -30,6 +30,153 @@ CODES: dict[str, tuple[str, str]] = {
         "Costs are counted for one concrete shape. Give a number for every symbol of the model's inputs, for "
         "example N=1 and T=3600.",
     ),
+    "RUB-IR-010": (
+        "operator set not first or not supported",
+        "The ONNX operator set must be the first import, because qonnx reads the first one, in a "
+        "version from 9 to 27. If a pass did this it is a bug of the pass: rerun with --check to find "
+        "it. If the file came so, export it again.",
+    ),
+    "RUB-IR-011": (
+        "domain unknown or not imported",
+        "Nodes may belong to the standard domain or to qonnx.custom_op.general, and the domain must "
+        "be imported. If a pass did this it is a bug of the pass: rerun with --check to find it. If "
+        "the file came so, export it again.",
+    ),
+    "RUB-IR-012": (
+        "operator does not exist",
+        "The operator is not part of its operator set in the version the graph imports. If a pass did "
+        "this it is a bug of the pass: rerun with --check to find it. If the file came so, export it "
+        "again.",
+    ),
+    "RUB-IR-013": (
+        "wrong number of inputs or outputs",
+        "A node has more or fewer inputs or outputs than its operator takes, or a required one is "
+        "missing. If a pass did this it is a bug of the pass: rerun with --check to find it. If the "
+        "file came so, export it again.",
+    ),
+    "RUB-IR-014": (
+        "illegal attribute",
+        "An attribute does not exist for the operator, has the wrong type, or a required one is "
+        "missing. If a pass did this it is a bug of the pass: rerun with --check to find it. If the "
+        "file came so, export it again.",
+    ),
+    "RUB-IR-015": (
+        "value names not unique",
+        "Two values share a name, or a value that is read has none; every value is made once. If a "
+        "pass did this it is a bug of the pass: rerun with --check to find it. If the file came so, "
+        "export it again.",
+    ),
+    "RUB-IR-016": (
+        "node names not unique",
+        "Node names are the handle of reports and errors, so each node has its own. If a pass did "
+        "this it is a bug of the pass: rerun with --check to find it. If the file came so, export it "
+        "again.",
+    ),
+    "RUB-IR-017": (
+        "value read before it is made",
+        "Nodes stand in topological order; a value read before it is made also means a cycle. If a "
+        "pass did this it is a bug of the pass: rerun with --check to find it. If the file came so, "
+        "export it again.",
+    ),
+    "RUB-IR-018": (
+        "input from nowhere",
+        "A node reads a value that is no input, no weight and no result of this graph or one around "
+        "it. If a pass did this it is a bug of the pass: rerun with --check to find it. If the file "
+        "came so, export it again.",
+    ),
+    "RUB-IR-019": (
+        "output not made",
+        "The graph has no outputs, an output that nothing makes, or one value given out twice. If a "
+        "pass did this it is a bug of the pass: rerun with --check to find it. If the file came so, "
+        "export it again.",
+    ),
+    "RUB-IR-020": (
+        "untyped input or output",
+        "Inputs and outputs of the graph need an element type and a rank. If a pass did this it is a "
+        "bug of the pass: rerun with --check to find it. If the file came so, export it again.",
+    ),
+    "RUB-IR-021": (
+        "weight does not match its declaration",
+        "The data of an initializer are missing or differ from its declared type or shape. If a pass "
+        "did this it is a bug of the pass: rerun with --check to find it. If the file came so, export "
+        "it again.",
+    ),
+    "RUB-IR-022": (
+        "weight that is also an input",
+        "An initializer is listed among the inputs, which would let callers replace weights by "
+        "accident. If a pass did this it is a bug of the pass: rerun with --check to find it. If the "
+        "file came so, export it again.",
+    ),
+    "RUB-IR-023": (
+        "graphs nested too deep",
+        "Bodies of If, Loop and Scan may nest at most 8 deep. If a pass did this it is a bug of the "
+        "pass: rerun with --check to find it. If the file came so, export it again.",
+    ),
+    "RUB-IR-024": (
+        "function not inlined",
+        "Model-local functions and references to their parameters must be inlined before passes run. "
+        "If a pass did this it is a bug of the pass: rerun with --check to find it. If the file came "
+        "so, export it again.",
+    ),
+    "RUB-IR-025": (
+        "metadata do not name the interface",
+        "The model metadata list other inputs or outputs than the graph has, so inference would feed "
+        "it wrongly. If a pass did this it is a bug of the pass: rerun with --check to find it. If "
+        "the file came so, export it again.",
+    ),
+    "RUB-IR-026": (
+        "operand types disagree",
+        "An operator's inputs or outputs have element types it does not take, or that differ where "
+        "they must agree. If a pass did this it is a bug of the pass: rerun with --check to find it. "
+        "If the file came so, export it again.",
+    ),
+    "RUB-IR-027": (
+        "operands do not broadcast",
+        "Two operands of an elementwise operator have different sizes on an axis where neither is 1. "
+        "If a pass did this it is a bug of the pass: rerun with --check to find it. If the file came "
+        "so, export it again.",
+    ),
+    "RUB-IR-028": (
+        "convolution does not fit",
+        "Weight, groups, kernel size, pads or bias of a convolution contradict each other or the "
+        "input channels. If a pass did this it is a bug of the pass: rerun with --check to find it. "
+        "If the file came so, export it again.",
+    ),
+    "RUB-IR-029": (
+        "recurrent layer does not fit",
+        "Weights or biases of an LSTM, GRU or RNN do not have the shape their gates and hidden size "
+        "ask for. If a pass did this it is a bug of the pass: rerun with --check to find it. If the "
+        "file came so, export it again.",
+    ),
+    "RUB-IR-030": (
+        "normalisation does not fit",
+        "Parameters of a batch normalisation differ in size, or a variance is negative or not finite. "
+        "If a pass did this it is a bug of the pass: rerun with --check to find it. If the file came "
+        "so, export it again.",
+    ),
+    "RUB-IR-031": (
+        "matrix sizes disagree",
+        "The inner sizes of a matrix product differ. If a pass did this it is a bug of the pass: "
+        "rerun with --check to find it. If the file came so, export it again.",
+    ),
+    "RUB-IR-032": (
+        "quantiser not sane",
+        "A QONNX quantiser has a scale that is not positive, a bit width that is no whole number from "
+        "1 to 32, a shape that does not broadcast, or an unknown rounding mode. If a pass did this it "
+        "is a bug of the pass: rerun with --check to find it. If the file came so, export it again.",
+    ),
+    "RUB-IR-033": (
+        "quantisation scale not positive",
+        "QuantizeLinear and DequantizeLinear need positive finite scales, and a zero point of the "
+        "same shape. If a pass did this it is a bug of the pass: rerun with --check to find it. If "
+        "the file came so, export it again.",
+    ),
+    "RUB-IR-034": (
+        "declared shape is stale",
+        "A declared shape or type contradicts what follows from the inputs, usually because a pass "
+        "changed a tensor and kept the old declaration. If a pass did this it is a bug of the pass: "
+        "rerun with --check to find it. If the file came so, export it again.",
+    ),
     "RUB-IR-040": (
         "malformed ONNX file",
         "The file is missing, empty, no ONNX model, truncated, or its parts contradict each other: data that "

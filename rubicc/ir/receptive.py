@@ -81,7 +81,7 @@ def receptive_field(graph: Graph) -> ReceptiveField:
 
 def _probed(graph: Graph) -> Graph:
     """Shapes at a large prime length, which no other dim equals, so Reshape can be followed by numbers."""
-    bind = {}
+    bind: dict[str, int] = {}
     for value in graph.inputs:
         for axis, dim in enumerate(dims_of(value) or ()):
             if isinstance(dim, str):
@@ -109,10 +109,10 @@ def _through(node: ir.Node, spans: dict[ir.Value, _Span]) -> dict[ir.Value, _Spa
     index, span = timed[0]
     if node.op_type in ("MatMul", "Einsum") and len(timed) > 1:
         result = _ended(node, span, "attention over all positions")
+    elif node.op_type == "Gather" and index == 1:  # embedding lookup: the ids' axes replace the gathered one
+        result = replace(span, axis=span.axis + (node.attributes.get_int("axis", 0) or 0))
     elif node.op_type in _RULES:
         result = _RULES[node.op_type](node, span)
-    elif node.op_type in ("Gather", "GatherElements", "GatherND", "ScatterND") and index > 0:
-        result = replace(span, axis=span.axis) if index == 1 else _fail(node)
     elif node.op_type in ("Concat", "Split"):
         _refuse_along_time(node, span)
         result = _merged(node, timed)
@@ -192,7 +192,9 @@ def _recurrent(node: ir.Node, span: _Span) -> _Span:
     if span.axis != (1 if batch_first else 0):
         raise _Lost("a recurrent layer over another axis")
     axis = 1 if batch_first else 0
-    return _ended(node, replace(span, axis=axis), "recurrent")
+    return _ended(
+        node, replace(span, axis=axis, reason=""), "recurrent"
+    )  # says more than a reversal before it
 
 
 def _over(node: ir.Node, span: _Span, axes: list[int], why: str) -> _Span:
@@ -376,5 +378,5 @@ _ELEMENTWISE = frozenset(
         "DequantizeLinear",
     }
     | {"Dropout", "Equal", "Less", "Greater", "And", "Or", "Not", "Round", "Floor", "Ceil", "Softsign", "Sum"}
-    | {"Reciprocal", "Expand", "Mod", "Sign", "Celu", "Mean"}
+    | {"Reciprocal", "Expand", "GatherElements", "Mod", "Sign", "Celu", "Mean"}
 )

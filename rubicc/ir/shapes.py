@@ -21,11 +21,14 @@ from rubicc.ir.skeleton import skeleton
 _SMALL_BYTES = 1024  # constants up to this size may carry shapes; larger ones are weights
 _MAX_ROUNDS = 12
 _NOT_EVALUATED = frozenset({"If", "Loop", "Scan"})
+KNOWN = "rubicc.known"  # ``Value.meta`` key of small arrays that follow from shapes and constants
 Dim = int | str | None
 
 
 def infer_shapes(graph: Graph, bind: Mapping[str, int] | None = None) -> Graph:
     """A clone of ``graph`` (weights shared) with shapes and types on every value that can be known.
+
+    Small values that follow from shapes and constants stand in the clone's ``value.meta[KNOWN]``.
 
     Args:
         graph: any legal graph; left as it is.
@@ -43,6 +46,9 @@ def infer_shapes(graph: Graph, bind: Mapping[str, int] | None = None) -> Graph:
         _infer_once(clone, bind, known)
         if not _evaluate(clone, known):
             break
+    for value in _all_values(clone.ir):
+        if value.name in known:
+            value.meta[KNOWN] = known[value.name]
     return clone
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rubicc.ir.graph import QONNX_DOMAIN, Graph
-from rubicc.ir.shapes import Dim, dims_of
+from rubicc.ir.shapes import KNOWN, Dim, dims_of
 
 _MOVES_DATA = frozenset(
     {
@@ -115,11 +115,13 @@ def bits_of(value: ir.Value) -> int:
 
 
 def constant_of(value: ir.Value | None) -> np.ndarray | None:
-    """Array of an initializer or Constant node, ``None`` for anything computed."""
+    """Array of an initializer, a Constant node, or what shape inference evaluated; else ``None``."""
     if value is None:
         return None
     if value.const_value is not None:
         return value.const_value.numpy()
+    if KNOWN in value.meta:
+        return value.meta[KNOWN]
     node = value.producer()
     if node is not None and node.op_type == "Constant" and "value" in node.attributes:
         return node.attributes["value"].as_tensor().numpy()
