@@ -6,7 +6,6 @@ import numpy as np
 
 from rubicc.errors import VerificationFailed
 from rubicc.genomics.call import BasePath
-from rubicc.genomics.emission import STAY, base_path
 from rubicc.genomics.weights import check_finite
 
 BEAM_SIZE = 5
@@ -20,8 +19,8 @@ def greedy(log_probs: np.ndarray) -> BasePath:
     new = np.empty(len(best), bool)
     new[:1] = True
     np.not_equal(best[1:], best[:-1], out=new[1:])
-    emitted = np.where((best > 0) & new, best - 1, STAY).astype(np.uint8)
-    return base_path(_probabilities(log_probs)[:, 1:], emitted)
+    when = np.flatnonzero((best > 0) & new)
+    return _base_path(_probabilities(log_probs), when, best[when])
 
 
 def beam(log_probs: np.ndarray, size: int = BEAM_SIZE, cut: float = BEAM_CUT) -> BasePath:
@@ -32,20 +31,38 @@ def beam(log_probs: np.ndarray, size: int = BEAM_SIZE, cut: float = BEAM_CUT) ->
     """
     check_finite(log_probs)
     probs = _probabilities(log_probs)
-    emitted = np.full(len(probs), STAY, np.uint8)
-    if len(probs):
-        import fast_ctc_decode
+    if not len(probs):
+        return _base_path(probs, np.empty(0, np.int64), np.empty(0, np.int64))
+    import fast_ctc_decode
 
-        # Labels as single characters from a private range, so that any real alphabet works.
-        labels = [chr(0x30 + i) for i in range(probs.shape[1])]
-        try:
-            text, frames = fast_ctc_decode.beam_search(probs, labels, beam_size=size, beam_cut_threshold=cut)
-        except RuntimeError as err:
-            raise VerificationFailed(
-                "RUB-GEN-204", f"beam search failed: {err}", hint="are the scores log-probabilities?"
-            ) from err
-        emitted[np.asarray(frames, np.int64)] = np.frombuffer(text.encode("latin-1"), np.uint8) - 0x31
-    return base_path(probs[:, 1:], emitted)
+    # Labels as single characters from a private range, so that any real alphabet works.
+    labels = [chr(0x30 + i) for i in range(probs.shape[1])]
+    try:
+        text, frames = fast_ctc_decode.beam_search(probs, labels, beam_size=size, beam_cut_threshold=cut)
+    except RuntimeError as err:
+        raise VerificationFailed(
+            "RUB-GEN-204", f"beam search failed: {err}", hint="are the scores log-probabilities?"
+        ) from err
+    found = np.frombuffer(text.encode("latin-1"), np.uint8).astype(np.int64) - 0x30
+    return _base_path(probs, np.asarray(frames, np.int64), found)
+
+
+def _base_path(probs: np.ndarray, when: np.ndarray, labels: np.ndarray) -> BasePath:
+    """Bases ``labels`` (1-based) emitted at frames ``when``.
+
+    A base's error is 1 minus the largest probability its label has before the next base: of nine measures
+    tried on simulated reads the one with the lowest loss per base. (The beam's frame is where it first
+    followed a base, which may be early.)
+    """
+    moves = np.zeros(len(probs), np.uint8)
+    moves[when] = 1
+    codes = (labels - 1).astype(np.uint8)
+    if not len(when):
+        return BasePath(moves, codes, np.empty(0, np.float32))
+    current = labels[np.cumsum(moves[when[0] :], dtype=np.int64) - 1]
+    own = probs[np.arange(when[0], len(probs)), current]
+    error = 1 - np.maximum.reduceat(own, when - when[0])
+    return BasePath(moves, codes, np.clip(error, 0.0, 1.0).astype(np.float32))
 
 
 def _probabilities(log_probs: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""From posterior masses and a path to bases with error probabilities; shared by every decoder."""
+"""From posterior masses and a path to bases with error probabilities, for the forward-backward decoders."""
 
 from __future__ import annotations
 
