@@ -23,6 +23,7 @@ from rubicc.frontend.feeds import Feeds
 if TYPE_CHECKING:
     from rubicc.driver.compile import Build
     from rubicc.ir.costs import Costs
+    from rubicc.ir.graph import Graph
     from rubicc.spec import ModelMeta
 
 PICTURE_SAMPLES = 400
@@ -30,8 +31,8 @@ PICTURE_SAMPLES = 400
 
 def make_report(build: Build, folder: Path) -> Report:
     """Everything the report shows; figures that were not taken are listed as such."""
-    costs = _costs(build)
-    layers, missing = _layers(build, folder, costs)
+    source_costs = _costs(build, build.lowered.graph)
+    layers, missing = _layers(build, folder, source_costs)
     verdict, reason = _verdict(build)
     return Report(
         name=build.source.name,
@@ -41,7 +42,7 @@ def make_report(build: Build, folder: Path) -> Report:
         verdict=verdict,
         verdict_reason=reason,
         source=_source_facts(build),
-        totals=_totals(build, costs, folder),
+        totals=_totals(build, source_costs, folder),
         gaps=build.proof.gaps if build.proof else {},
         shapes={name: "x".join(map(str, array.shape)) for name, array in _feeds(build).items()},
         layers=layers,
@@ -116,14 +117,14 @@ def _source_facts(build: Build) -> dict[str, Any]:
 
 
 def _totals(build: Build, costs: Costs, folder: Path) -> dict[str, Any]:
-    from rubicc.ir.costs import receptive_field
+    from rubicc.ir.receptive import receptive_field
 
     field = receptive_field(build.lowered.graph)
     totals: dict[str, Any] = {
         "parameters": f"{costs.params:,}",
         "MACs": f"{costs.macs:,} at the shapes above",
         "BOPs": f"{costs.bops:,}",
-        "weights": f"{costs.weight_bytes:,} bytes at their bit widths",
+        "weights": f"{costs.quantised_weight_bytes:,} bytes at their bit widths",
         "receptive field": f"{field.samples:,} samples" if field.samples else f"unbounded: {field.reason}",
         "operators": ", ".join(f"{n} {op}" for op, n in build.graph.op_counts().items()),
     }
@@ -144,10 +145,10 @@ def _one(feeds: Feeds) -> Feeds:
     return {name: array[:1] for name, array in feeds.items()}
 
 
-def _costs(build: Build) -> Costs:
+def _costs(build: Build, graph: Graph) -> Costs:
     from rubicc.ir.costs import costs
 
-    return costs(build.graph, _bind(build, _feeds(build)))
+    return costs(graph, _bind(build, _feeds(build)))
 
 
 def _bind(build: Build, feeds: Feeds) -> dict[str, int]:
@@ -160,7 +161,9 @@ def _bind(build: Build, feeds: Feeds) -> dict[str, int]:
     return bound
 
 
-def _layers(build: Build, folder: Path, costs: Costs) -> tuple[tuple[LayerRow, ...], list[NotMeasured]]:
+def _layers(
+    build: Build, folder: Path, source_costs: Costs
+) -> tuple[tuple[LayerRow, ...], list[NotMeasured]]:
     """Rows in graph order: costs, error and time by node."""
     gaps: Mapping[str, Any] = {}
     times: Mapping[str, float] = {}
@@ -172,17 +175,19 @@ def _layers(build: Build, folder: Path, costs: Costs) -> tuple[tuple[LayerRow, .
         profile = build.backend.profile_layers(home, _one(build.proof.inputs), build.fp32)
         gaps, times = profile.gaps, profile.milliseconds
         missing += profile.not_measured
+    # Targets expand quantisers, so bit widths come from the lowered graph, by module path and operator.
+    bits = {(r.source, r.op): (r.weight_bits, r.activation_bits) for r in source_costs.rows if r.macs}
     rows = []
-    for row in costs.rows:
+    for row in _costs(build, build.graph).rows:
         rows.append(
             LayerRow(
                 name=row.name,
                 op=row.op,
                 source=row.source,
-                inputs=tuple("x".join(map(str, shape)) for shape in row.input_shapes),
-                output="x".join(map(str, row.output_shape)),
-                weight_bits=row.weight_bits,
-                activation_bits=row.activation_bits,
+                inputs=tuple(_text(shape) for shape in row.inputs if shape is not None),
+                output=_text(row.outputs[0]) if row.outputs else "",
+                weight_bits=bits.get((row.source, row.op), (None, None))[0] if row.macs else None,
+                activation_bits=bits.get((row.source, row.op), (None, None))[1] if row.macs else None,
                 macs=row.macs,
                 params=row.params,
                 ms=times.get(row.name),
@@ -190,6 +195,10 @@ def _layers(build: Build, folder: Path, costs: Costs) -> tuple[tuple[LayerRow, .
             )
         )
     return tuple(rows), missing
+
+
+def _text(shape: Any) -> str:
+    return "?" if shape is None else "x".join(map(str, shape))
 
 
 def _passes(build: Build) -> tuple[PassRow, ...]:

@@ -108,7 +108,9 @@ def _read_and_lower(model: Any, settings: Settings, target: Target, backend: Bac
         source = read_source(model, settings)
     with _timed("lower") as lower_time:
         lowered = lower(source, settings.inputs, settings.seed)
-    build = Build(settings, target, backend, source, lowered, lowered.graph, list(lowered.decisions))
+    # Passes rewrite a copy (weights shared): bits, costs and errors are judged on the lowered graph.
+    graph = lowered.graph.clone()
+    build = Build(settings, target, backend, source, lowered, graph, list(lowered.decisions))
     build.quantised = any(node.op_type in QUANTISERS for node in lowered.graph.all_nodes())
     build.seconds = {**read_time, **lower_time}
     return build

@@ -69,7 +69,8 @@ def inspect_model(model: Any, settings: Settings) -> Inspection:
 def _inspect(graph: Graph, name: str, kind: str, sha256: str, decisions: tuple[Any, ...]) -> Inspection:
     from rubicc.frontend.feeds import TOKEN_SIZES
     from rubicc.frontend.lower import value_spec
-    from rubicc.ir.costs import costs, receptive_field
+    from rubicc.ir.costs import costs
+    from rubicc.ir.receptive import receptive_field
 
     inputs = tuple(value_spec(value) for value in graph.inputs)
     length = graph.meta.chunk if graph.meta and graph.meta.chunk else TOKEN_SIZES[0] * 100
