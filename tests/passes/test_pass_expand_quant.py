@@ -77,14 +77,16 @@ def test_plain_quantiser_is_four_nodes() -> None:
     apply_and_check(EXPAND, quantised(scale=per_channel), [edges()], expect_ops=ops)
 
 
-def test_weight_quantisers_become_weights() -> None:
+def test_weight_quantisers_become_stored_integers() -> None:
     constants = {
         "w": weights(6, 4, 3), "s": np.full((6, 1, 1), 0.1, np.float32), "z": np.float32(0), "bits": np.float32(4),
     }  # fmt: skip
     nodes = [node("Quant", "w s z bits", "q", signed=1, narrow=1), node("Conv", "x q", "y")]
     built = graph(nodes, {"x": ("N", 4, "T")}, {"y": ("N", 6, "U")}, constants)
-    done = apply_and_check(EXPAND, built, expect_ops={f"{QONNX_DOMAIN}::Quant": -1})
-    assert "q" in done.graph.ir.initializers
+    done = apply_and_check(EXPAND, built, expect_ops={f"{QONNX_DOMAIN}::Quant": -1, "Cast": 1, "Mul": 1})
+    stored = done.graph.ir.initializers["w_int"].const_value
+    assert stored is not None and stored.numpy().dtype == np.int8
+    assert np.abs(stored.numpy()).max() == 7  # four narrow signed bits
 
 
 def test_quantiser_at_a_graph_output_and_with_computed_scale() -> None:

@@ -11,7 +11,7 @@ from rubicc.errors import Unsupported
 from rubicc.ir.graph import QONNX_DOMAIN, Graph, source_of
 from rubicc.passes.evaluate import evaluate
 from rubicc.passes.registry import Pass, register
-from rubicc.passes.rewrite import Editor, constant, graphs_of, is_constant
+from rubicc.passes.rewrite import Editor, constant, graphs_of, is_constant, static_shape
 
 QUANTISERS = ("Quant", "IntQuant", "BipolarQuant", "Trunc")
 MIN_OPSET = 13
@@ -25,10 +25,12 @@ class ExpandQuant(Pass):
 
         Quant(x, s, z, bits)   =>   Div(x, s) -> Add(z) -> Clip(lo, hi) -> Round -> Sub(z) -> Mul(s)
 
-        Quant(W, s, z, bits)   =>   initializer holding the quantised weight
+        Quant(W, s, z, bits)   =>   Mul(Sub(Cast(integers), z), s)
 
     The order (clamp, then round half to even) is QONNX's. A zero point of constant 0 adds no nodes. One
-    signed bit becomes sign * scale. Quantisers of constants are computed by the reference executor.
+    signed bit becomes sign * scale. Quantisers of constants are computed by the reference executor; weights
+    of up to 16 bits are stored as the integers they are, which is smaller than float32 and, unlike a rounded
+    product, exact in any precision. Runtimes fold the product when they load the model.
     """
 
     id = "lower.expand-quant"
@@ -71,13 +73,51 @@ class ExpandQuant(Pass):
         if all(v is None or is_constant(v) for v in node.inputs) and not old.is_graph_output():
             arrays = evaluate(edit.graph, node, [constant(v) for v in node.inputs])
             if arrays is not None:
-                edit.constant_instead(old, arrays[0], owner)
+                integers = _integers(node, arrays[0])
+                if integers is None:
+                    edit.constant_instead(old, arrays[0], owner)
+                else:
+                    edit.replace_value(old, self._dequantised(edit, node, integers))
                 edit.remove(node)
                 return
         chain = _Chain(edit, node)
         _EXPANSIONS[node.op_type](chain)
         edit.replace_value(old, chain.value)
         edit.remove(node)
+
+    def _dequantised(self, edit: Editor, node: ir.Node, integers: np.ndarray) -> ir.Value:
+        chain = _Chain(edit, node)
+        weight = node.inputs[0]
+        name = f"{weight.name if weight is not None else node.name}_int"
+        stored = edit.initializer(name, integers, node.graph)
+        chain.value = edit.node(
+            "Cast",
+            [stored],
+            attributes={"to": int(chain.dtype)},
+            like=node,
+            shape=node.outputs[0].shape,
+            dtype=chain.dtype,
+        ).outputs[0]
+        if not chain.is_zero(2):
+            chain.then("Sub", chain.input(2))
+        return chain.then("Mul", chain.input(1)).value
+
+
+def _integers(node: ir.Node, dequantised: np.ndarray) -> np.ndarray | None:
+    """The integers behind a quantised constant in the smallest type, or ``None`` above 16 bits."""
+    if node.op_type not in ("Quant", "IntQuant"):
+        return None
+    scale, zero = (np.asarray(constant(node.inputs[i]), np.float64) for i in (1, 2))
+    levels = dequantised.astype(np.float64) / scale + zero
+    integers = np.rint(levels)
+    # float32 products are within 1e-7 of the level; anything farther is no multiple of the scale
+    if not np.all(np.abs(levels - integers) <= 1e-6 * np.maximum(1.0, np.abs(levels))):
+        return None
+    for kind in (np.int8, np.uint8, np.int16, np.uint16):
+        limits = np.iinfo(kind)
+        if integers.size and limits.min <= integers.min() and integers.max() <= limits.max:
+            return integers.astype(kind)
+    return None
 
 
 class _Chain:
@@ -89,14 +129,23 @@ class _Chain:
             raise ValueError(f"{source_of(node)} has no input")
         self.edit, self.node, self.value = edit, node, source
         self.dtype = source.dtype if source.dtype is not None else ir.DataType.FLOAT
+        self.shape = node.outputs[0].shape
+
+    def branch(self, start: ir.Value, other: ir.Value) -> _Chain:
+        """Another chain of the same node that begins at ``start`` and combines it with ``other``."""
+        made = _Chain(self.edit, self.node)
+        own, its = static_shape(start), static_shape(other)
+        made.value = start
+        made.shape = None if own is None or its is None else ir.Shape(np.broadcast_shapes(own, its))
+        return made
 
     def then(self, op: str, *others: ir.Value | float, swap: bool = False) -> _Chain:
         """Apply ``op`` to the value so far and ``others`` (numbers become constants)."""
         rest = [o if isinstance(o, ir.Value) else self.number(o) for o in others]
         inputs = [*rest, self.value] if swap else [self.value, *rest]
         dtype = ir.DataType.BOOL if op == "GreaterOrEqual" else self.dtype
-        shape = self.node.outputs[0].shape
-        self.value = self.edit.node(op, inputs, like=self.node, shape=shape, dtype=dtype).outputs[0]
+        made = self.edit.node(op, inputs, like=self.node, shape=self.shape, dtype=dtype)
+        self.value = made.outputs[0]
         return self
 
     def number(self, value: float) -> ir.Value:
@@ -177,17 +226,13 @@ def _trunc(chain: _Chain) -> None:
         chain.then("Div", 2.0 ** (chain.bits(3) - chain.bits(4))).rounded("FLOOR")
         scale = chain.input(1)
     else:
-        value, scale = chain.value, chain.input(4)
-        chain.value = scale
-        chain.then("Div", chain.input(1)).then("Log", swap=False)
-        ratio = chain.then("Div", float(np.log(2.0))).then("Round").then("Pow", 2.0, swap=True).value
-        chain.value = value
+        scale = chain.input(4)
+        exponent = chain.branch(scale, chain.input(1)).then("Div", chain.input(1)).then("Log")
+        ratio = exponent.then("Div", float(np.log(2.0))).then("Round").then("Pow", 2.0, swap=True).value
         chain.then("Div", ratio).clipped(chain.bits(5), chain.flag("signed", 1), chain.flag("narrow", 0))
         chain.rounded("FLOOR")
         if zero is not None:
-            value, chain.value = chain.value, zero
-            zero = chain.then("Div", ratio).value
-            chain.value = value
+            zero = chain.branch(zero, ratio).then("Div", ratio).value
     if zero is not None:
         chain.then("Sub", zero)
     chain.then("Mul", scale)
