@@ -36,6 +36,7 @@ CLEANUP: tuple[Step, ...] = (
         "cleanup.fold-constants", "before no-op removal: it turns computed shapes and addends into constants"
     ),
     Step("cleanup.eliminate-identity", "before fusion: an Identity between Conv and BatchNorm would hide it"),
+    Step("cleanup.drop-zero-states", "after folding, which shows which states are constant zeros"),
     Step("cleanup.merge-transposes", "after no-op removal, which makes transposes neighbours"),
     Step("cleanup.fuse-batchnorm", "after no-op removal and folding: needs neighbours and constant weights"),
     Step("cleanup.deduplicate", "after fusion, which would have to split weights that two nodes share"),

@@ -27,6 +27,7 @@ ENTRY_POINT_GROUP = "rubicc.passes"
 _TABLE: dict[str, str] = {
     "cleanup.batchnorm-to-affine": "rubicc.passes.cleanup.batchnorm_to_affine",
     "cleanup.deduplicate": "rubicc.passes.cleanup.deduplicate",
+    "cleanup.drop-zero-states": "rubicc.passes.cleanup.drop_zero_states",
     "cleanup.eliminate-dead": "rubicc.passes.cleanup.eliminate_dead",
     "cleanup.eliminate-identity": "rubicc.passes.cleanup.eliminate_identity",
     "cleanup.fold-constants": "rubicc.passes.cleanup.fold_constants",

@@ -163,6 +163,14 @@ def test_shapes_fold_as_far_as_they_are_static() -> None:
     assert "Slice" not in left and "Cast" not in left
 
 
+def test_cast_to_the_type_of_a_value_needs_only_the_type() -> None:
+    """How the dynamo exporter writes the absent bias of a convolution."""
+    nodes = [node("CastLike", "zero x", "z"), node("Expand", "z s", "b"), node("Conv", "x w b", "y")]
+    constants = {"zero": np.float64(0).astype(np.float16), "s": i64(6), "w": weights(6, 4, 3)}
+    built = graph(nodes, {"x": X}, {"y": ("N", 6, "U")}, constants)
+    apply_and_check(FOLD, built, expect_ops={"CastLike": -1, "Expand": -1})
+
+
 def test_quantisers_fold_only_when_asked() -> None:
     constants = {"w": weights(6, 4, 3), "s": np.float32(0.1), "z": np.float32(0), "bits": np.float32(4)}
     nodes = [node("Quant", "w s z bits", "q", signed=1, narrow=1), node("Conv", "x q", "y")]

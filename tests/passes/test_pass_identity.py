@@ -40,6 +40,9 @@ NO_OPS = {
     "dropout": one_op("Dropout", {"ratio": np.float32(0.5)}),
     "dropout with a false mode": one_op("Dropout", {"ratio": np.float32(0.5), "mode": np.array(False)}),
     "cast to float": one_op("Cast", to=TensorProto.FLOAT),
+    "cast like itself": graph(
+        [node("Relu", "x", "r"), node("CastLike", "r x", "t"), node("Sigmoid", "t", "y")], {"x": X}, {"y": X}
+    ),
     "add 0": one_op("Add", {"c": np.zeros(1, np.float32)}),
     "0 + x": one_op("Add", {"c": np.zeros((), np.float32)}, "{} x"),
     "sub 0": one_op("Sub", {"c": np.zeros((4, 1), np.float32)}),

@@ -108,6 +108,12 @@ def _cast(node: ir.Node) -> ir.Value | None:
     return source if same and source.dtype == node.attributes.get_int("to") else None  # type: ignore[union-attr]
 
 
+def _cast_like(node: ir.Node) -> ir.Value | None:
+    source, like = node.inputs[0], node.inputs[1]
+    known = source is not None and like is not None and source.dtype is not None
+    return source if known and source.dtype == like.dtype else None  # type: ignore[union-attr]
+
+
 def _slice(node: ir.Node) -> ir.Value | None:
     """All starts 0, all steps 1, all ends at or beyond the end."""
     source = node.inputs[0]
@@ -177,6 +183,7 @@ _RULES: dict[str, Callable[[ir.Node], ir.Value | None]] = {
     "Unsqueeze": _same_shape,
     "Transpose": _transpose,
     "Cast": _cast,
+    "CastLike": _cast_like,
     "Slice": _slice,
     "Pad": _pad,
     "Clip": _clip,

@@ -13,6 +13,7 @@ from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor, constant, constant_bytes, graphs_of, is_constant, is_standard
 
 MIB = 1 << 20
+SMALL = 4096  # bytes of scalars and shape vectors
 GROWN_KEY = "rubicc.folded_bytes"  # what folding added to this graph so far, so that the budget is spent once
 
 
@@ -86,6 +87,8 @@ class FoldConstants(Pass):
         return None if dims is None or None in dims else [np.asarray(dims, np.int64)]
 
     def _of_constants(self, graph: Graph, node: ir.Node) -> list[np.ndarray] | None:
+        if is_standard(node, "CastLike"):
+            return _of_castlike(node)
         present = [v for v in node.inputs if v is not None]
         if not present or not all(is_constant(v) for v in present):
             return None
@@ -118,6 +121,14 @@ class FoldConstants(Pass):
                 holder = value.graph
                 if holder is not None and value.name is not None:
                     del holder.initializers[value.name]
+
+
+def _of_castlike(node: ir.Node) -> list[np.ndarray] | None:
+    """CastLike of a small constant: of its second input only the type matters."""
+    array, like = constant(node.inputs[0]), node.inputs[1]
+    if array is None or array.nbytes > SMALL or like is None or like.dtype is None:
+        return None
+    return None if like.dtype == ir.DataType.STRING else [array.astype(like.dtype.numpy())]
 
 
 def _used_only_by(value: ir.Value, node: ir.Node) -> bool:
