@@ -99,7 +99,7 @@ def bench(
 
     Args:
         folders: an artefact, or name to artefact.
-        sizes: numbers for the free dimensions, e.g. ``{"N": 16, "T": 4000}``, one measurement each; dimensions
+        sizes: numbers for the free dimensions, e.g. ``{"N": 16, "T": 4000}``, one measurement each; those
             left out get the recorded batch and the model's chunk length. Empty = one measurement of those.
         seconds: per shape, over all candidates.
         runtimes: empty = the recorded one; several are candidates of their own.
@@ -113,11 +113,12 @@ def bench(
     named = dict(folders) if isinstance(folders, Mapping) else {"": folders}
     if not named or seconds <= 0:
         raise UsageError("RUB-CPU-020", "nothing to measure", hint="give an artefact and a time above 0")
+    asked: list[str | None] = [*runtimes] or [None]
     with contextlib.ExitStack() as stack:
         candidates = [
             _open(name, folder, runtime, threads, streams, stack)
             for name, folder in named.items()
-            for runtime in (runtimes or [None])
+            for runtime in asked
         ]
         rows: list[BenchRow] = []
         comparisons: list[Comparison] = []
@@ -207,7 +208,7 @@ def _resident() -> int:
 
 
 def _peak_of(call: Any, before: int) -> int | None:
-    """Peak resident bytes of the process during ``call`` above ``before`` (Linux: VmHWM, reset beforehand)."""
+    """Peak resident bytes of the process during ``call`` above ``before`` (Linux: VmHWM, reset first)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         call()

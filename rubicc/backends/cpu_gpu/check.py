@@ -168,18 +168,18 @@ def _explain(graph: Graph, refusal: runtimes.Refusal, level: Severity) -> list[F
         for node in graph.all_nodes()
         if _cannot(node, graph.opset, refusal)
     ]
-    return rows or [
-        Finding(
-            "RUB-CPU-008", level, "", "", f"{refusal.runtime} refuses the model: {refusal.message}", remedy
-        )
-    ]
+    if rows:
+        return rows
+    blamed = next((n for n in graph.all_nodes() if n.name and f"({n.name})" in refusal.message), None)
+    where = ("", "") if blamed is None else (blamed.name or "", source_of(blamed))
+    reason = f"{refusal.runtime} refuses the model: {refusal.message}"
+    return [Finding("RUB-CPU-008", level, *where, reason, remedy)]
 
 
 def _cannot(node: ir.Node, opset: int, refusal: runtimes.Refusal) -> bool:
     if refusal.runtime == "openvino":
         return node.op_type in {op.rpartition(".")[2] for op in refusal.ops}
-    named = node.name and f"({node.name})" in refusal.message
-    return bool(named) or not _has_ort_kernel(node, opset)
+    return not _has_ort_kernel(node, opset)
 
 
 def _has_ort_kernel(node: ir.Node, opset: int) -> bool:

@@ -177,7 +177,7 @@ def _affordable_feeds(
     """Input of the model's chunk length and the largest batch up to the planned one that the time allows."""
     inputs = shapes.specs(graph.inputs)
     one = shapes.example_feeds(inputs, shapes.sizes(inputs, graph.meta, 1))
-    probe = measure.interleave(_calls(engines, one), 0.0, min_rounds=1)
+    probe = measure.interleave(_calls(engines, one), 0.0)
     slowest = max(timing.best for timing in probe.values())
     # A warm-up and three rounds per engine must fit; the batch really measured stands in the evidence.
     fits = int(max(1, min(batch, seconds / (4 * len(engines)) / slowest)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from rubicc.backends.base import Target
-from rubicc.backends.cpu_gpu.templates.run import PACKAGES
+from rubicc.backends.cpu_gpu.templates.run import PACKAGES, first_line
 from rubicc.errors import ToolMissing
 
 RUNTIMES = ("onnxruntime", "openvino")
@@ -87,7 +87,7 @@ def try_onnxruntime(model: bytes) -> Refusal | None:
     try:
         ort.InferenceSession(model, options, providers=[CPU_PROVIDER])
     except Exception as err:  # its exceptions share no base class
-        return Refusal("onnxruntime", _one_line(err))
+        return Refusal("onnxruntime", first_line(err))
     return None
 
 
@@ -101,7 +101,7 @@ def try_openvino(model: bytes) -> Refusal | None:
     except RuntimeError as err:
         found = _UNCONVERTED.search(str(err))
         ops = tuple(re.findall(r"([A-Za-z_][\w.]*?)(?:-\d+)?(?:,|\s|$)", found.group(1))) if found else ()
-        return Refusal("openvino", _one_line(err), ops)
+        return Refusal("openvino", first_line(err), ops)
     return None
 
 
@@ -123,9 +123,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:  # e.g. onnxruntime-gpu provides the module under another name
             found[name] = "unknown" if find_spec(name) else "absent"
     return found
-
-
-def _one_line(err: Exception) -> str:
-    from rubicc.backends.cpu_gpu.templates.run import _first_line
-
-    return _first_line(err)

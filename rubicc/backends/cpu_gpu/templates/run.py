@@ -70,12 +70,15 @@ def _check_form(data: dict[str, Any]) -> None:
     if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
         raise ValueError(f"model file {file!r} is not a plain file name")
     for spec in [*data["inputs"], *data["outputs"]]:
-        if not all(isinstance(d, int | str) for d in spec["shape"]) or not isinstance(spec["name"], str):
+        dims = spec["shape"]
+        if not isinstance(dims, list) or not all(isinstance(d, int | str) for d in [spec["name"], *dims]):
             raise ValueError(f"tensor {spec['name']!r} has the wrong form")
         np.dtype(spec["dtype"])
-    for key in ("runtime", "precision"):
-        if not isinstance(data[key], str):
-            raise ValueError(f"{key} is not a text")
+    threads = data.get("threads")
+    if not isinstance(threads, int | None) or not all(
+        isinstance(data[k], str) for k in ("runtime", "precision")
+    ):
+        raise ValueError("runtime, precision or threads has the wrong form")
     data["onnxruntime"]["providers"], data["openvino"]["inference_precision"]  # KeyError when absent
 
 
@@ -140,7 +143,7 @@ class OrtEngine:
             self._session = ort.InferenceSession(model, options, providers=providers)
         except Exception as err:
             raise ArtefactError(
-                "failed", "RUB-CPU-008", f"ONNX Runtime refuses the model: {_first_line(err)}"
+                "failed", "RUB-CPU-008", f"ONNX Runtime refuses the model: {first_line(err)}"
             ) from err
         # ONNX Runtime falls back to its CPU silently when a GPU library is missing: that is another target.
         if self._session.get_providers()[0] != providers[0]:
@@ -187,7 +190,7 @@ class OpenVinoEngine:
             self._compiled[None] = self._core.compile_model(self._model, "CPU", self._properties)
         except RuntimeError as err:
             raise ArtefactError(
-                "failed", "RUB-CPU-008", f"OpenVINO refuses the model: {_first_line(err)}"
+                "failed", "RUB-CPU-008", f"OpenVINO refuses the model: {first_line(err)}"
             ) from err
         self._requests[None] = queue.SimpleQueue()
 
@@ -266,7 +269,7 @@ class Model:
         except Exception as err:
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
             raise ArtefactError(
-                "failed", "RUB-CPU-035", f"{self.runtime} failed on {shapes}: {_first_line(err)}"
+                "failed", "RUB-CPU-035", f"{self.runtime} failed on {shapes}: {first_line(err)}"
             ) from err
         result = dict(zip(self._names, outputs, strict=True))
         self._check_outputs(arrays, result)
@@ -337,13 +340,11 @@ def _shape_key(shapes: dict[str, list[int]]) -> tuple[Any, ...]:
     return tuple(sorted((name, tuple(shape)) for name, shape in shapes.items()))
 
 
-def _first_line(err: BaseException) -> str:
+def first_line(err: BaseException) -> str:
     """The first line that says something: runtimes put source positions before it."""
-    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
-    useful = [
-        line for line in lines if not line.startswith(("Exception from", "Check '", "FrontEnd API failed"))
-    ]
-    return (useful or lines or [type(err).__name__])[0][:300]
+    noise = ("Exception from", "Check '", "FrontEnd API failed", "Model wasn't", "Summary:")
+    lines = [line.strip(" -") for line in str(err).splitlines() if line.strip()]
+    return ([line for line in lines if not line.startswith(noise)] or lines or [type(err).__name__])[0][:300]
 
 
 def load(
