@@ -133,6 +133,7 @@ class _Run:
         self.problem_count = 0
         self.seen: set[int] = set()
         self.done: set[int] = set()
+        self.claimed: dict[int, str] = {}
         self._reporting = threading.Lock()
         self.crew = Crew()
         self.batches: Channel[Batch] = Channel(self.crew, 2)
@@ -182,8 +183,11 @@ class _Run:
                 self.on_problem(problem)
 
     def _left_out(self, problem: Problem) -> None:
-        """A read that could not be read here may still come from another file."""
-        self.seen.discard(read_key(problem.read_id))
+        """A read that was asked for and could not be read here may still come from another file."""
+        key = read_key(problem.read_id)
+        if self.claimed.get(key) == problem.path:
+            del self.claimed[key]
+            self.seen.discard(key)
         self.problem(problem)
 
     # ---- threads
@@ -210,6 +214,7 @@ class _Run:
                 except ReadRefused as err:
                     self._left_out(err.problem(read.source, read.read_id))
                     continue
+                self.claimed.pop(read_key(read.read_id), None)
                 job = new_job(index, read, self.plan.frames(len(signal)), scaling)
                 for batch in self.each("normalise", batcher.cut(job, signal)):
                     self.batches.put(batch)
@@ -230,7 +235,10 @@ class _Run:
             )
             return False
         self.seen.add(key)
-        return key not in self.done
+        if key in self.done:
+            return False
+        self.claimed[key] = path
+        return True
 
     def _report_missing(self) -> None:
         named = {problem.read_id for problem in self.problems}

@@ -7,7 +7,9 @@ primary alignment with most matches counts.
 
 from __future__ import annotations
 
+import gzip
 import statistics
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 
 from rubicc.errors import ModelRefused, UsageError
 
-MAX_REFERENCE = 1 << 32
+MAX_SEQUENCE = 1 << 32
 _EQX = 0x4000000
 _SKIP_SECONDARY = 0x100 | 0x800
 _COMPLEMENT = str.maketrans("ACGTacgt", "TGCAtgca")
@@ -233,37 +235,32 @@ def _scored(read_id: str, sequence: str, best: tuple[str, Any] | None, whole: fl
 def read_sequences(path: str | Path) -> Iterator[tuple[str, str]]:
     """(name, sequence) of every record of a FASTA, FASTQ (gzip allowed) or BAM file, by its content.
 
+    Names end at the first white space; secondary and supplementary BAM records are passed over.
+
     Raises:
         UsageError: ``RUB-GEN-150``: missing.
-        ModelRefused: ``RUB-GEN-151``: malformed, truncated, or a single sequence beyond the limit.
+        ModelRefused: ``RUB-GEN-151``: malformed, truncated, or a single sequence beyond :data:`MAX_SEQUENCE`.
     """
     path = Path(path)
     if not path.is_file():
         raise UsageError("RUB-GEN-150", f"{path} does not exist")
+    try:
+        with path.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else path.open("rb") as file:
+            head = file.read(4)
+        if head == b"BAM\x01":
+            yield from _bam(path)
+        else:
+            with gzip.open(path, "rt", encoding="ascii") if packed else path.open(encoding="ascii") as text:
+                yield from _records(text)
+    except (OSError, EOFError, ValueError, zlib.error) as err:
+        raise ModelRefused("RUB-GEN-151", f"{path} cannot be read as sequences: {err}") from err
+
+
+def _bam(path: Path) -> Iterator[tuple[str, str]]:
     import pysam
 
-    try:
-        yield from _bam(path, pysam) if _is_bam(path) else _text(path, pysam)
-    except (OSError, ValueError, UnicodeDecodeError) as err:
-        raise ModelRefused("RUB-GEN-151", f"{path} is damaged: {err}") from err
-
-
-def _is_bam(path: Path) -> bool:
-    import gzip
-    import zlib
-
-    with path.open("rb") as file:
-        if file.read(2) != b"\x1f\x8b":
-            return False
-        file.seek(0)
-        try:
-            with gzip.open(file) as unpacked:
-                return unpacked.read(4) == b"BAM\x01"
-        except (EOFError, zlib.error, OSError):
-            return False
-
-
-def _bam(path: Path, pysam: Any) -> Iterator[tuple[str, str]]:
     with pysam.AlignmentFile(str(path), "rb", check_sq=False) as file:
         for record in file:
             if not record.flag & _SKIP_SECONDARY:
@@ -272,13 +269,41 @@ def _bam(path: Path, pysam: Any) -> Iterator[tuple[str, str]]:
                 yield record.query_name, sequence[::-1].translate(_COMPLEMENT) if reverse else sequence
 
 
-def _text(path: Path, pysam: Any) -> Iterator[tuple[str, str]]:
-    with path.open("rb") as file:
-        head = file.read(1)
-    if head not in (b">", b"@", b"\x1f"):
-        raise ModelRefused("RUB-GEN-151", f"{path} is not FASTA, FASTQ or BAM by its content")
-    with pysam.FastxFile(str(path), persist=False) as records:
-        for record in records:
-            if len(record.sequence or "") > MAX_REFERENCE:
-                raise ModelRefused("RUB-GEN-151", f"{path}: sequence {record.name!r} is too long")
-            yield record.name, record.sequence or ""
+def _records(text: Iterable[str]) -> Iterator[tuple[str, str]]:
+    lines = (line.rstrip("\r\n") for line in text)
+    head = next(lines, "")
+    while head:
+        if head[0] == ">":
+            body: list[str] = []
+            following = _gather(lines, body, ">")
+            yield _name(head), "".join(body)
+            head = following
+        elif head[0] == "@":
+            yield _name(head), _fastq(head, lines)
+            head = next(lines, "")
+        else:
+            raise ValueError(f"a record starts with {head[:20]!r}, not with > or @")
+
+
+def _gather(lines: Iterator[str], body: list[str], mark: str) -> str:
+    """Append lines to ``body`` until one starts with ``mark``; that line, or "" at the end."""
+    length = 0
+    for line in lines:
+        if line.startswith(mark):
+            return line
+        body.append(line)
+        length += len(line)
+        if length > MAX_SEQUENCE:
+            raise ValueError(f"a sequence is longer than {MAX_SEQUENCE}")
+    return ""
+
+
+def _fastq(head: str, lines: Iterator[str]) -> str:
+    sequence, plus, quality = next(lines, ""), next(lines, ""), next(lines, None)
+    if quality is None or plus[:1] != "+" or len(quality) != len(sequence):
+        raise ValueError(f"record {_name(head)!r} is cut short or not four lines")
+    return sequence
+
+
+def _name(head: str) -> str:
+    return (head[1:].split(maxsplit=1) or [""])[0]

@@ -176,14 +176,16 @@ def find_files(paths: Iterable[str | Path], *, recursive: bool = True) -> list[P
             raise UsageError(
                 "RUB-GEN-100", f"{path} does not exist", hint="give fast5, pod5 or npz files, or folders"
             )
-    unique = list({os.path.realpath(path): path for path in reversed(found)}.values())[::-1]
+    unique: dict[str, Path] = {}
+    for path in found:
+        unique.setdefault(os.path.realpath(path), path)
     if not unique:
         raise UsageError(
             "RUB-GEN-100",
             "no read files found under " + ", ".join(map(str, paths)),
             hint="fast5, pod5 and npz files are looked for" + ("" if recursive else "; try --recursive"),
         )
-    return unique
+    return list(unique.values())
 
 
 def _walk(folder: Path, recursive: bool) -> Iterator[Path]:

@@ -89,7 +89,8 @@ def format_for(out: Path, meta: ModelMeta, version: str) -> Format:
     """
     suffixes = [suffix.lower() for suffix in out.suffixes]
     packed = suffixes[-1:] == [".gz"]
-    kind = _KINDS.get((suffixes[-2:-1] if packed else suffixes[-1:] or [""])[0] if suffixes else "", "")
+    named = suffixes[:-1] if packed else suffixes
+    kind = _KINDS.get(named[-1] if named else "", "")
     if not kind or (packed and kind == "bam"):
         known = ", ".join(_KINDS)
         raise UsageError(
