@@ -128,7 +128,9 @@ def _lines(artefact: Any) -> list[str]:
         "verdict": f"{report.verdict}. {report.verdict_reason}".rstrip(". ") + ".",
     }
     shown |= {name: gap.describe() for name, gap in report.gaps.items()}
-    shown |= {m.what: f"{m.value:.4g} {m.unit} ({m.how})" for m in report.measured}
+    # Stage times are in the log already.
+    timings = (m for m in report.measured if not m.what.startswith("compile:"))
+    shown |= {m.what: f"{m.value:.4g} {m.unit} ({m.how})" for m in timings}
     lines = facts(shown)
     lines += [f"decision[{clean(d.code)}] {clean(d.where)}: {clean(d.what)}" for d in report.decisions]
     if artefact.path:

@@ -146,7 +146,7 @@ def findings_table(findings: Iterable[Any]) -> list[str]:
             lines.append(f"decision[{clean(f.code)}] {clean(f.where)}: {clean(f.what)} ({clean(f.reason)})")
             continue
         place = " ".join(clean(part) for part in (f.node, f"({f.source})" if f.source else "") if part)
-        lines.append(f"{clean(f.severity)}[{clean(f.rule)}] {place}: {clean(f.reason)}")
+        lines.append(f"{clean(f.severity)}[{clean(f.rule)}]{' ' * bool(place)}{place}: {clean(f.reason)}")
         if f.remedy:
             lines.append(f"    remedy: {clean(f.remedy)}")
     return lines

@@ -61,7 +61,10 @@ class Gap:
         if self.failure:
             return f"FAILED: {self.failure}"
         snr = "exact" if math.isinf(self.snr_db) else f"SNR {self.snr_db:.1f} dB"
-        agree = "" if self.argmax_agreement is None else f", argmax {self.argmax_agreement:.4%} equal"
+        agree = ""
+        if self.argmax_agreement is not None:
+            share = "all" if self.argmax_agreement == 1.0 else f"{self.argmax_agreement:.4%}"
+            agree = f", {share} argmax equal"
         return f"{snr}, max abs {self.max_abs:.3g}{agree}"
 
 

@@ -115,7 +115,7 @@ def _layers_table(layers: Sequence[LayerRow]) -> str:
             f"{_t(layer.source or layer.name)}<small>{_t(layer.name)}</small>",
             _t(layer.op),
             f"{_t(layer.output)}<small>{_t(', '.join(layer.inputs))}</small>",
-            "/".join("-" if b is None else str(b) for b in (layer.weight_bits, layer.activation_bits)),
+            _bits(layer),
             si(layer.macs) if layer.macs else "",
             f"{layer.params:,}" if layer.params else "",
             "" if layer.ms is None else f"{layer.ms:.3f}",
@@ -124,6 +124,11 @@ def _layers_table(layers: Sequence[LayerRow]) -> str:
         for i, layer in enumerate(layers)
     ]
     return _section("Layers", _table(header, rows, "05678")) if rows else ""
+
+
+def _bits(layer: LayerRow) -> str:
+    pair = (layer.weight_bits, layer.activation_bits)
+    return "" if pair == (None, None) else "/".join("-" if b is None else str(b) for b in pair)
 
 
 def _passes(report: Report) -> str:
