@@ -39,7 +39,7 @@ def graph(
     types: Mapping[str, int] | None = None,
     infer: bool = True,
 ) -> Graph:
-    """A Graph of ``nodes``; constants given as floats become float32. Values are typed unless ``infer=False``."""
+    """A Graph of ``nodes``; constants given as floats become float32; typed unless ``infer=False``."""
     kinds = dict(types or {})
 
     def info(name: str, dims: Dims) -> onnx.ValueInfoProto:

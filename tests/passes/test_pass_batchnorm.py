@@ -87,9 +87,8 @@ def test_shared_weight_is_split_not_spoilt() -> None:
 
 
 def test_does_not_fuse_through_a_weight_quantiser_and_says_so() -> None:
-    constants = {
-        "w": weights(6, 4, 3), "s": np.float32(0.1), "z": np.float32(0), "bits": np.float32(4), **norm_constants(6),
-    }  # fmt: skip
+    constants = {"w": weights(6, 4, 3), "s": np.float32(0.1), "z": np.float32(0), "bits": np.float32(4)}
+    constants |= norm_constants(6)
     nodes = [node("Quant", "w s z bits", "wq", signed=1, narrow=1), node("Conv", "x wq", "c"), norm("c", "y")]
     built = graph(nodes, {"x": ("N", 4, "T")}, {"y": ("N", 6, "U")}, constants)
     done = apply_and_check(FUSE, built, expect_changed=False)

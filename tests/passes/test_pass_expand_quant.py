@@ -79,8 +79,11 @@ def test_plain_quantiser_is_four_nodes() -> None:
 
 def test_weight_quantisers_become_stored_integers() -> None:
     constants = {
-        "w": weights(6, 4, 3), "s": np.full((6, 1, 1), 0.1, np.float32), "z": np.float32(0), "bits": np.float32(4),
-    }  # fmt: skip
+        "w": weights(6, 4, 3),
+        "s": np.full((6, 1, 1), 0.1),
+        "z": np.float32(0),
+        "bits": np.float32(4),
+    }
     nodes = [node("Quant", "w s z bits", "q", signed=1, narrow=1), node("Conv", "x q", "y")]
     built = graph(nodes, {"x": ("N", 4, "T")}, {"y": ("N", 6, "U")}, constants)
     done = apply_and_check(EXPAND, built, expect_ops={f"{QONNX_DOMAIN}::Quant": -1, "Cast": 1, "Mul": 1})

@@ -78,7 +78,7 @@ def test_weights_that_do_not_fit() -> None:
     assert dtypes(done.graph)["Div:n_c"] == "FLOAT"
     (decision,) = done.record.decisions
     assert (decision.code, decision.where) == ("RUB-PASS-D01", "m.c")
-    with pytest.raises(UsageError, match="RUB-PASS-011.*exceeds 65504"):
+    with pytest.raises(UsageError, match=r"RUB-PASS-011.*exceeds 65504"):
         apply_and_check(FP16, big, options={"overflow": "refuse"})
     mask = graph(
         [node("Add", "x m", "y")], {"x": (2,)}, {"y": (2,)}, {"m": np.array([0, -np.inf], np.float32)}
@@ -147,10 +147,5 @@ def test_fp16_mutants_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     built = conv_norm()
     assert_mutant_fails(Typeless, built, code="RUB-PASS-020")
     monkeypatch.setattr(to_fp16, "_overflowing", lambda one: set())
-    assert_mutant_fails(ToFp16, head({"w": weights(6, 4, 3) * np.float32(1e5)}), code="RUB-PASS-021")
-    monkeypatch.undo()
-    monkeypatch.setattr(to_fp16, "FLOAT", ir.DataType.DOUBLE)
-    nodes = [node("Exp", "x", "y")]
-    assert_mutant_fails(
-        ToFp16, graph(nodes, {"x": (3,)}, {"y": (3,)}), code="RUB-PASS-025", expect_changed=True
-    )
+    with np.errstate(over="ignore"):
+        assert_mutant_fails(ToFp16, head({"w": weights(6, 4, 3) * np.float32(1e5)}), code="RUB-PASS-021")

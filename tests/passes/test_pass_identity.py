@@ -65,7 +65,7 @@ REAL_OPS = {
     "0 - x": one_op("Sub", {"c": np.float32(0)}, "{} x"),
     "1 / x": one_op("Div", {"c": np.float32(1)}, "{} x"),
     "mul nearly 1": one_op("Mul", {"c": np.array([[1], [1], [1], [1.001]])}),
-    "add 0 that broadcasts up": one_op("Add", {"c": np.zeros((3, 1, 1, 1), np.float32)}, out=(3, "N", 4, "T")),
+    "add 0 that broadcasts up": one_op("Add", {"c": np.zeros((3, 1, 1, 1))}, out=(3, "N", 4, "T")),
     "mul 1 over unknown time": one_op("Mul", {"c": np.ones((6,), np.float32)}),
     "cast to half": one_op("Identity") if False else graph(
         [node("Cast", "x", "h", to=TensorProto.FLOAT16), node("Cast", "h", "y", to=TensorProto.FLOAT)],
@@ -95,7 +95,7 @@ def test_what_merely_looks_like_a_no_op_stays(name: str) -> None:
 
 
 def test_interface_names_survive_removal_at_the_outputs() -> None:
-    """y2 and y3 take over r's value or stay, whatever keeps three distinct outputs; y1 must stay: x is an input."""
+    """y2 or y3 takes over r's value; y1 must stay, because x is an input, and y4, because w is a weight."""
     nodes = [
         node("Identity", "x", "y1"),
         node("Relu", "x", "r"),

@@ -47,7 +47,7 @@ def test_pipelines_keep_numbers_interface_and_come_to_rest(nets: dict[str, Graph
 
 
 def test_cleanup_leaves_what_the_network_says(nets: dict[str, Graph]) -> None:
-    """The operators left are those of the modules: no BatchNorm, no constants, no shape arithmetic but the batch."""
+    """The operators left are those of the modules: no constants, no arithmetic on static shapes."""
 
     def cleaned(name: str) -> dict[str, int]:
         work = nets[name].clone()

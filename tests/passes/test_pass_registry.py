@@ -54,9 +54,9 @@ def test_duplicates_and_wrong_declarations_are_refused() -> None:
     class Needy:
         value: int
 
-    with pytest.raises(UsageError, match="is built in|is taken"):
+    with pytest.raises(UsageError, match=r"is built in|is taken"):
         declare(id="cleanup.fold-constants")
-    with pytest.raises(UsageError, match="family.name"):
+    with pytest.raises(UsageError, match=r"family.name"):
         declare(id="nothing")
     with pytest.raises(UsageError, match="no docstring"):
         declare(id="t.undocumented", __doc__="")
@@ -122,7 +122,7 @@ def test_a_broken_plugin_fails_alone_and_by_name(entry_points) -> None:  # type:
     assert "announced as 'bad.name'" in faults["bad.name"]
     assert "built-in" in faults["cleanup.fold-constants"]
     assert get("cleanup.fold-constants").__module__.startswith("rubicc.")
-    with pytest.raises(UsageError, match="RUB-PASS-004.*no_such_module") as caught:
+    with pytest.raises(UsageError, match=r"RUB-PASS-004.*no_such_module") as caught:
         get("bad.import")
     assert "package" in caught.value.where
     assert get("cleanup.eliminate-dead").id == "cleanup.eliminate-dead"
@@ -136,7 +136,7 @@ def test_pipelines_are_ordered_and_reasoned(name: str) -> None:
 
 def test_a_wrong_order_is_refused() -> None:
     wrong = [step for step in PIPELINES["cleanup"] if step.id != "cleanup.infer-shapes"]
-    with pytest.raises(UsageError, match="RUB-PASS-006.*fold-constants.*requires shapes"):
+    with pytest.raises(UsageError, match=r"RUB-PASS-006.*fold-constants.*requires shapes"):
         run_pipeline(conv_norm(), wrong)
 
 
