@@ -194,11 +194,10 @@ def _emit(build: Build, folder: Path) -> None:
     )
     with _timed("plan") as plan_time:
         first = next(iter(build.inputs.cases.values()))
-        options: dict[str, Any] = {"precision": settings.precision, "feeds": first}
-        if settings.max_gap.snr is not None:
-            options["snr_db"] = settings.max_gap.snr
         build.fp32 = build.graph
-        prepared = build.backend.prepare(build.graph, build.target, **options)
+        prepared = build.backend.prepare(
+            build.graph, build.target, precision=settings.precision, feeds=first, max_gap=settings.max_gap
+        )
         build.graph = prepared.graph
         build.plan = build.backend.plan(
             build.graph,

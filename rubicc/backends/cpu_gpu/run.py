@@ -59,6 +59,7 @@ class CpuGpuSession:
         self.outputs = tuple(_spec(item) for item in model.outputs)
         self.meta = ModelMeta.from_dict(model.meta) if model.meta is not None else None
         self.runtime: str = model.runtime
+        self.runtimes: tuple[str, ...] = tuple(model.description.get("runtimes", (model.runtime,)))
         self.threads: int = model.threads
         self.streams = streams
         self._pool: ThreadPoolExecutor | None = None
