@@ -31,8 +31,8 @@ class BenchRow:
         timing: milliseconds per call (min, median, p90, p99), noise and number of calls. With ``streams``
             above 1 a call is one of ``streams`` that ran at the same time.
         load_seconds: opening the artefact, first call not included.
-        peak_bytes: most memory the process held while this candidate ran alone, above what it held before it
-            was opened; ``None`` where the system does not say.
+        peak_bytes: most memory opening and running this candidate added to the process; ``None`` where the
+            system does not say.
     """
 
     name: str
@@ -81,8 +81,22 @@ class _Candidate:
     name: str
     session: CpuGpuSession
     load_seconds: float
-    before: int
+    held: int  # bytes that opening and earlier runs added to the process and that stay
     peak: int | None = None
+
+    def warm_up(self, feeds: dict[str, np.ndarray]) -> None:
+        """Run once, alone, watching the memory (Linux: VmHWM, reset first)."""
+        before = _resident()
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+            self.session.run(feeds)
+            status = Path("/proc/self/status").read_text(encoding="utf-8")
+        except OSError:
+            self.session.run(feeds)
+            return
+        line = next(row for row in status.splitlines() if row.startswith("VmHWM:"))
+        self.peak = self.held + max(0, int(line.split()[1]) * 1024 - before)
+        self.held += max(0, _resident() - before)
 
 
 def bench(
@@ -142,7 +156,7 @@ def _open(
     start = time.perf_counter()
     session = stack.enter_context(open_session(folder, runtime=runtime, threads=threads, streams=streams))
     label = " ".join(part for part in (name, session.runtime if runtime or not name else "") if part)
-    return _Candidate(label, session, time.perf_counter() - start, before)
+    return _Candidate(label, session, time.perf_counter() - start, max(0, _resident() - before))
 
 
 def _feeds(session: CpuGpuSession, wanted: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -162,7 +176,7 @@ def _measure(
     candidates: Sequence[_Candidate], feeds: dict[str, np.ndarray], seconds: float
 ) -> tuple[list[BenchRow], list[Comparison]]:
     for candidate in candidates:
-        candidate.peak = _peak_of(functools.partial(candidate.session.run, feeds), candidate.before)
+        candidate.warm_up(feeds)
     calls = {c.name: functools.partial(_call, c.session, feeds) for c in candidates}
     timings = measure.interleave(calls, seconds, max_rounds=100_000)
     shape = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in feeds.items())
@@ -205,16 +219,3 @@ def _resident() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
-
-
-def _peak_of(call: Any, before: int) -> int | None:
-    """Peak resident bytes of the process during ``call`` above ``before`` (Linux: VmHWM, reset first)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        call()
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-    except OSError:
-        call()
-        return None
-    line = next(row for row in status.splitlines() if row.startswith("VmHWM:"))
-    return max(0, int(line.split()[1]) * 1024 - before)
