@@ -2,8 +2,9 @@
 
 Quantised networks are chaotic: a difference of 1e-8 in a scale moves a value over a rounding edge, and 4-bit
 activations turn that into tenths of a log-probability a few layers on. Comparing in float64 removes the
-noise of float32 sums, but a plain ``module.double()`` recomputes every scale in float64, and these differ
-from the float32 scales that were exported. So the scales are recorded in float32 and pinned in the copy.
+noise of float32 sums, but a plain ``module.double()`` recomputes every scale and decides again, in float64,
+which integer each weight is; both differ from the float32 network that was exported. So the scales and the
+integer weights of the float32 network are recorded and pinned in the copy.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def pinned_double(module: torch.nn.Module, run: Callable[[torch.nn.Module], Any]
     """
     import torch
 
-    class Pinned(torch.nn.Module):
+    class PinnedScale(torch.nn.Module):
         def __init__(self, scale: torch.Tensor) -> None:
             super().__init__()
             self.register_buffer("scale", scale)
@@ -33,20 +34,30 @@ def pinned_double(module: torch.nn.Module, run: Callable[[torch.nn.Module], Any]
         def forward(self, *_: Any) -> Any:
             return self.scale
 
-    scales: dict[str, torch.Tensor] = {}
+    class PinnedWeight(torch.nn.Module):
+        """(weight, scale, zero point, bit width), whatever the input."""
+
+        def __init__(self, made: tuple[torch.Tensor, ...]) -> None:
+            super().__init__()
+            value, scale, zero, bits = (part.double() for part in made)
+            self.made = (((value / scale + zero).round() - zero) * scale, scale, zero, bits)
+
+        def forward(self, *_: Any) -> Any:
+            return self.made
+
+    made: dict[str, tuple[torch.Tensor, ...]] = {}
 
     def recorder(path: str) -> Callable[[Any, Any, Any], None]:
         def record(_module: Any, _inputs: Any, outputs: Any) -> None:
-            scales[path] = outputs[1].detach().clone()
+            made[path] = tuple(part.detach().clone() for part in outputs)
 
         return record
 
-    quantisers = {
-        path: sub
+    handles = [
+        sub.register_forward_hook(recorder(path))
         for path, sub in module.named_modules()
         if type(sub).__module__.startswith("brevitas.core.quant") and hasattr(sub, "scaling_impl")
-    }
-    handles = [sub.register_forward_hook(recorder(path)) for path, sub in quantisers.items()]
+    ]
     try:
         with torch.no_grad():
             run(module)
@@ -54,6 +65,10 @@ def pinned_double(module: torch.nn.Module, run: Callable[[torch.nn.Module], Any]
         for handle in handles:
             handle.remove()
     double = copy.deepcopy(module).double()
-    for path, scale in scales.items():
-        double.get_submodule(path).scaling_impl = Pinned(scale.double())
+    for path, outputs in made.items():
+        parent, _, name = path.rpartition(".")
+        if parent.endswith("weight_quant"):
+            setattr(double.get_submodule(parent), name, PinnedWeight(outputs))
+        else:
+            double.get_submodule(path).scaling_impl = PinnedScale(outputs[1].double())
     return double

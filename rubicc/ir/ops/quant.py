@@ -1,7 +1,7 @@
 """QONNX Quant, BipolarQuant and Trunc, and ONNX's own (de)quantisation.
 
-The order of operations follows qonnx (clamp before rounding), because at the borders and at large scales
-the order decides the result.
+The arithmetic follows qonnx step by step (clamp before rounding, bounds computed in the type of the bit
+width), so that results are equal bit for bit.
 """
 
 from __future__ import annotations
@@ -51,6 +51,14 @@ def quantise(
     x: Array, scale: Array, zero: Array, bits: Array, *, signed: bool, narrow: bool, mode: str = "ROUND"
 ) -> Array:
     """Fake-quantised ``x`` in its own type; ``scale``, ``zero`` and ``bits`` broadcast."""
+    y = levels(x, scale, zero, bits, signed=signed, narrow=narrow, mode=mode)
+    return np.asarray((y - zero) * scale, x.dtype)
+
+
+def levels(
+    x: Array, scale: Array, zero: Array, bits: Array, *, signed: bool, narrow: bool, mode: str = "ROUND"
+) -> Array:
+    """The whole numbers behind :func:`quantise`, zero point included, in the type of ``x``."""
     y = x / scale + zero
     if signed and np.all(bits == 1):
         y = np.where(y >= 0, np.ones((), y.dtype), -np.ones((), y.dtype))
@@ -59,21 +67,27 @@ def quantise(
         y = np.where(y > high, np.asarray(high, y.dtype), y)
         y = np.where(y < low, np.asarray(low, y.dtype), y)
         y = rounding(mode)(y)
-    return np.asarray((y - zero) * scale, x.dtype)
+    return y
 
 
 @kernel("Quant", "IntQuant", domain=QONNX_DOMAIN)
 def quant(call: Call) -> Result:
-    """Uniform quantisation to a given bit width."""
-    return quantise(
-        call[0],
-        call[1],
-        call[2],
-        call[3],
-        signed=bool(call.attr("signed", 1)),
-        narrow=bool(call.attr("narrow", 1)),
-        mode=call.attr("rounding_mode", "ROUND"),
-    )
+    """Uniform quantisation to a given bit width.
+
+    Which integer a stored weight is, is decided in the type it is stored in, also when floats are carried
+    wider: every runtime decides so, and an edge that falls the other way is another network.
+    """
+    form = {
+        "signed": bool(call.attr("signed", 1)),
+        "narrow": bool(call.attr("narrow", 1)),
+        "mode": call.attr("rounding_mode", "ROUND"),
+    }
+    weight = call.node.inputs[0]
+    stored = None if weight is None or weight.const_value is None else weight.const_value.dtype.numpy()
+    if stored is None or stored == call[0].dtype:
+        return quantise(call[0], call[1], call[2], call[3], **form)
+    decided = levels(*(np.asarray(call[i]).astype(stored) for i in range(4)), **form)
+    return (decided.astype(call[0].dtype) - call[2]) * call[1]
 
 
 @kernel("BipolarQuant", domain=QONNX_DOMAIN)
