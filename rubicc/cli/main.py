@@ -18,6 +18,7 @@ from rubicc.cli.parser import Parser, add_common
 from rubicc.errors import RubiccError
 
 VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("rubicc.cli.demo", "compile the embedded basecaller, prove it, call the embedded reads"),
     "compile": ("rubicc.cli.compile", "compile a model for a target into a verified artefact"),
     "check": ("rubicc.cli.check", "list everything a target would refuse or warn about"),
     "inspect": ("rubicc.cli.inspect", "inputs, operators, shapes, costs of a model or artefact"),

@@ -38,6 +38,12 @@ CODES: dict[str, tuple[str, str]] = {
         "not a basecaller",
         "basecall needs a model whose metadata says how signal becomes input and output becomes bases.",
     ),
+    "RUB-DRV-009": (
+        "demo folder holds something else",
+        "`rubicc demo` writes artefact/ and calls.fastq and will not mix them with other files. Give a new "
+        "or empty folder.",
+    ),
+    "RUB-DRV-010": ("folder cannot be written", "Check the path and its permissions."),
     "RUB-DRV-D01": (
         "runtime chosen by measurement",
         "--runtime auto measured the runtimes on this machine. recipe.yaml records the choice; --runtime "
