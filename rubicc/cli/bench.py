@@ -88,5 +88,6 @@ def _lines(found: Any) -> list[str]:
         )
     lines = table(header, rows, right="23456789")
     for c in found.comparisons:
-        lines.append(f"{clean(c.a)} takes {c.ratio:.2f} times as long as {clean(c.b)}: {c.verdict}")
+        doubt = " (UNSURE: within the noise)" if c.verdict == "UNSURE" else ""
+        lines.append(f"{clean(c.a)} takes {c.ratio:.2f} times as long as {clean(c.b)}{doubt}")
     return [*lines, "per second counts input positions (samples or tokens) of the whole batch"]
