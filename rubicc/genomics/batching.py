@@ -15,6 +15,7 @@ from rubicc.genomics.stitching import Job
 class Batch:
     """Network input ``(N, 1, T)`` and whose chunk each row is. Rows beyond ``rows`` are padding."""
 
+    number: int
     signal: np.ndarray
     rows: list[tuple[Job, Window]]
 
@@ -32,6 +33,7 @@ class Batcher:
         self._signal = np.empty((0, 1, 0), np.float32)
         self._rows: list[tuple[Job, Window]] = []
         self._overtaken = 0
+        self._made = 0
 
     def cut(self, job: Job, signal: np.ndarray) -> Iterator[Batch]:
         """Batches that the chunks of ``signal`` complete."""
@@ -50,7 +52,7 @@ class Batcher:
         """A short read at its own length. It overtakes the batch being filled, which must not wait long."""
         row = np.empty((1, 1, window.stop - window.start), np.float32)
         fill(row[0, 0], signal, window)
-        yield Batch(row, [(job, window)])
+        yield self._batch(row, [(job, window)])
         self._overtaken += 1
         if self._overtaken >= 64:
             yield from self.flush()
@@ -66,4 +68,8 @@ class Batcher:
             signal[len(rows) :] = 0.0
         else:
             signal = signal[: len(rows)]
-        yield Batch(signal, rows)
+        yield self._batch(signal, rows)
+
+    def _batch(self, signal: np.ndarray, rows: list[tuple[Job, Window]]) -> Batch:
+        self._made += 1
+        return Batch(self._made - 1, signal, rows)

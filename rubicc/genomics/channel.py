@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -105,3 +105,14 @@ class Channel(Generic[T]):
                 self._held -= weight
                 self._crew.changed.notify_all()
             yield item
+
+
+def in_turn(items: Iterable[T], number: Callable[[T], int]) -> Iterator[T]:
+    """``items``, numbered 0, 1, 2, ... but arriving in another order, in order."""
+    waiting: dict[int, T] = {}
+    turn = 0
+    for item in items:
+        waiting[number(item)] = item
+        while turn in waiting:
+            yield waiting.pop(turn)
+            turn += 1

@@ -25,7 +25,7 @@ from rubicc.errors import RubiccError, ToolMissing, UsageError, VerificationFail
 from rubicc.genomics import normalise
 from rubicc.genomics.batching import Batch, Batcher
 from rubicc.genomics.call import Call
-from rubicc.genomics.channel import Cancelled, Channel, Crew
+from rubicc.genomics.channel import Cancelled, Channel, Crew, in_turn
 from rubicc.genomics.chunks import Plan, plan_for
 from rubicc.genomics.journal import Spool, read_key
 from rubicc.genomics.progress import Progress, Silent, Tally
@@ -60,7 +60,8 @@ def basecall(
     A run that was killed is continued by calling again with the same arguments.
 
     Args:
-        infer: the network: float32 ``(N, 1, T)`` to scores ``(T / stride, N, C)``; called from one thread.
+        infer: the network: float32 ``(N, 1, T)`` to scores ``(T / stride, N, C)`` in an array that the next
+            call does not overwrite; called from ``settings.network_threads`` threads.
         decode: scores ``(T, C)`` of a read to its call; the model's decoder by default.
         model_id: hash of the model, so that a run is not continued with another one.
         on_problem: told of each file and read left out, from whichever thread finds it, one at a time.
@@ -115,7 +116,7 @@ class _Run:
         decode: Decode,
         on_problem: OnProblem | None,
     ) -> None:
-        if settings.batch < 1 or settings.decode_threads < 1:
+        if min(settings.batch, settings.network_threads, settings.decode_threads) < 1:
             raise UsageError("RUB-GEN-133", "batch and decode threads must be at least 1")
         if settings.chunk == 0 and settings.pad_short:
             raise UsageError("RUB-GEN-133", "whole reads (chunk 0) have no fixed shape to pad to")
@@ -135,6 +136,7 @@ class _Run:
         self.done: set[int] = set()
         self.claimed: dict[int, str] = {}
         self._reporting = threading.Lock()
+        self._networks_left = settings.network_threads
         self.crew = Crew()
         self.batches: Channel[Batch] = Channel(self.crew, 2)
         self.scores: Channel[tuple[Batch, np.ndarray]] = Channel(self.crew, 2)
@@ -247,7 +249,7 @@ class _Run:
                 self.problem(Problem("", read_id, "RUB-GEN-119", "asked for, but in none of the files"))
 
     def call_network(self) -> None:
-        """Network thread: batches to scores."""
+        """Network thread, one of several: batches to scores."""
         for batch in self.batches:
             with self.timed("network"):
                 try:
@@ -259,7 +261,10 @@ class _Run:
                     raise ToolMissing("RUB-GEN-130", f"{what}: {err or type(err).__name__}") from err
                 self._check_scores(batch, scores)
             self.scores.put((batch, scores))
-        self.scores.close()
+        with self._reporting:
+            self._networks_left -= 1
+            if self._networks_left == 0:
+                self.scores.close()
 
     def _check_scores(self, batch: Batch, scores: np.ndarray) -> None:
         rows, _, samples = batch.signal.shape
@@ -274,7 +279,7 @@ class _Run:
 
     def stitch_all(self) -> None:
         """Stitch thread: scores to segments to decode, and reads to write."""
-        for batch, scores in self.scores:
+        for batch, scores in in_turn(self.scores, lambda item: item[0].number):
             for row, (job, window) in enumerate(batch.rows):
                 with self.timed("stitch"):
                     ready = job.add(take(scores, row, window, self.plan.stride))
@@ -299,14 +304,9 @@ class _Run:
 
     def in_order(self) -> Iterator[Job]:
         """Decoded reads in the order of the input."""
-        waiting: dict[int, Job] = {}
-        turn = 0
-        for job in self.jobs:
-            waiting[job.index] = job
-            while turn in waiting:
-                self._await(waiting[turn])
-                yield waiting.pop(turn)
-                turn += 1
+        for job in in_turn(self.jobs, lambda job: job.index):
+            self._await(job)
+            yield job
 
     def _await(self, job: Job) -> None:
         with self.crew.changed:
@@ -327,7 +327,7 @@ class _Run:
             spool.start(form.header())
             for name, work in (
                 ("read", self.read_all),
-                ("network", self.call_network),
+                *((f"network-{i}", self.call_network) for i in range(self.settings.network_threads)),
                 ("stitch", self.stitch_all),
                 *((f"decode-{i}", self.decode_all) for i in range(self.settings.decode_threads)),
             ):

@@ -18,6 +18,8 @@ class Settings:
         chunk, overlap: samples; None takes the model's; chunk 0 calls every read in one piece.
         pad_short: pad reads shorter than a chunk with zeros to a whole chunk and every batch to ``batch``
             rows, for runtimes with fixed shapes. Otherwise a short read is called at its own length.
+        network_threads: calls of the network at the same time. Two calls with one thread each keep two
+            cores busier than one call with two, where the runtime allows calls side by side.
         decode_threads: threads that decode.
         recursive: look into subfolders.
         read_ids: only these reads.
@@ -30,6 +32,7 @@ class Settings:
     chunk: int | None = None
     overlap: int | None = None
     pad_short: bool = False
+    network_threads: int = 1
     decode_threads: int = 1
     recursive: bool = True
     read_ids: Collection[str] | None = None
