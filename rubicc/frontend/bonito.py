@@ -54,7 +54,9 @@ def read(folder: Path, limits: Limits = DEFAULT) -> Source:
     try:
         module, meta = build_arch(arch, settings, renamed, f"{folder.name}/{weights}")
     except UsageError as err:
-        raise ModelRefused("RUB-READ-051", err.what, where=folder.name, hint=err.hint) from err
+        raise ModelRefused(
+            "RUB-READ-051", err.what, where=folder.name, hint=err.hint or "export it with torch.export.save"
+        ) from err
     meta, assumed = _with_settings(meta, config, folder)
     return Source(
         kind="bonito",

@@ -186,7 +186,7 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-READ-090": (
         "trusted load failed",
-        "PyTorch itself could not open the file, even with --trust.",
+        "PyTorch itself could not open the file, even with --trust. Save it again where it was made.",
     ),
     "RUB-READ-D01": (
         "weights converted to float32",

@@ -39,7 +39,7 @@ def detect(path: Path, limits: Limits = DEFAULT) -> str:
     with path.open("rb") as handle:
         head = handle.read(64)
     if head.startswith(b"PK"):
-        return _archive(path, limits)
+        return _archive(path)
     if head.startswith(LEGACY_MAGIC):
         return "legacy"
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < max(size, 1 << 32):
@@ -78,9 +78,8 @@ def _folder(path: Path) -> str:
     raise _unknown(path, f"a folder with {listed}")
 
 
-def _archive(path: Path, limits: Limits) -> str:
-    with zips.open_zip(path, limits) as archive:
-        names = archive.namelist()
+def _archive(path: Path) -> str:
+    names = zips.entry_names(path)
     inner = {name.partition("/")[2] for name in names}
     if any(re.match(r"code/|constants\.pkl$", name) for name in inner):
         return "torchscript"

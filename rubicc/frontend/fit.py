@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "weights")
 _COUNTERS = ("num_batches_tracked",)
+_REPEATS = re.compile(r"(layers|repeat|depth)$")
 
 
 def as_state_dict(value: Any, where: str) -> tuple[dict[str, torch.Tensor], list[Decision]]:
@@ -122,12 +124,17 @@ def finite(value: torch.Tensor) -> bool:
 
 
 def build_arch(
-    arch: str, config: Mapping[str, Any] | None, tensors: Mapping[str, torch.Tensor], where: str
+    arch: str,
+    config: Mapping[str, Any] | None,
+    tensors: Mapping[str, torch.Tensor],
+    where: str,
+    *,
+    chosen: bool = False,
 ) -> tuple[torch.nn.Module, ModelMeta]:
     """The zoo's ``arch`` with ``tensors`` in it, and its metadata.
 
     Shapes are compared on the meta device first, so a configuration that asks for absurd sizes allocates
-    nothing.
+    nothing. ``chosen`` says that the user named the architecture, so that another may be suggested.
 
     Raises:
         UsageError: RUB-MODEL-* for an unknown name or configuration.
@@ -140,12 +147,17 @@ def build_arch(
     if config is not None:
         check_config(config, where)
         settings = entry.config_from_dict(config)
-    module = fill(lambda: entry.build(settings), tensors, where, arch)
+    module = fill(lambda: entry.build(settings), tensors, where, arch, chosen=chosen)
     return module, entry.meta(settings)
 
 
 def fill(
-    build: Callable[[], torch.nn.Module], tensors: Mapping[str, torch.Tensor], where: str, arch: str
+    build: Callable[[], torch.nn.Module],
+    tensors: Mapping[str, torch.Tensor],
+    where: str,
+    arch: str,
+    *,
+    chosen: bool,
 ) -> torch.nn.Module:
     """``build()`` in eval mode with ``tensors`` loaded strictly (RUB-READ-013)."""
     import torch
@@ -162,16 +174,19 @@ def fill(
             where=where,
             hint="check the configuration",
         ) from err
-    compare(sketch.state_dict(), tensors, where, arch)
+    compare(sketch.state_dict(), tensors, where, arch, chosen=chosen)
     module = build()
     module.load_state_dict(dict(tensors), strict=False)
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
     return module.eval()
 
 
 def compare(
-    expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], where: str, arch: str
+    expected: Mapping[str, torch.Tensor],
+    given: Mapping[str, torch.Tensor],
+    where: str,
+    arch: str,
+    *,
+    chosen: bool = False,
 ) -> None:
     """One RUB-READ-013 error listing the first missing, unexpected and misshapen tensors."""
     missing = [n for n in expected if n not in given and not n.endswith(_COUNTERS)]
@@ -190,9 +205,8 @@ def compare(
             f"{len(misshapen)} of another shape ({name}: file {list(given[name].shape)}, "
             f"{arch} {list(expected[name].shape)})"
         )
-    raise ModelRefused(
-        "RUB-READ-013", f"{arch}: " + "; ".join(parts), where=where, hint=_fit_hint(arch, expected, given)
-    )
+    hint = _fit_hint(arch, expected, given) if chosen else "weights and configuration do not belong together"
+    raise ModelRefused("RUB-READ-013", f"{arch}: " + "; ".join(parts), where=where, hint=hint)
 
 
 def _some(names: list[str]) -> str:
@@ -205,12 +219,15 @@ def _fit_hint(arch: str, expected: Mapping[str, Any], given: Mapping[str, Any]) 
 
     from rubicc.models import registry
 
-    for name in registry.names():
-        if name == arch:
+    foreign = len(set(expected) & set(given)) * 2 < len(given)
+    for name in registry.names() if foreign else ():
+        entry = registry.get(name)
+        quantised = getattr(entry.default, "quantised", False)  # importing Brevitas takes seconds
+        if name == arch or (quantised and not any("quant" in key for key in given)):
             continue
         try:
             with torch.device("meta"):
-                keys = registry.get(name).build().state_dict()
+                keys = entry.build().state_dict()
         except Exception:  # a hint must never replace the error it belongs to
             continue
         if {k for k in keys if not k.endswith(_COUNTERS)} == {k for k in given if not k.endswith(_COUNTERS)}:
@@ -224,23 +241,24 @@ def _fit_hint(arch: str, expected: Mapping[str, Any], given: Mapping[str, Any]) 
 
 def check_config(value: Any, where: str, limits: Limits = DEFAULT) -> None:
     """Refuse (RUB-READ-033) configurations with absurd integers, nesting or sizes, before using them."""
-    pending = [(value, 0)]
+    pending: list[tuple[Any, str, int]] = [(value, "", 0)]
     count = 0
     while pending:
-        item, depth = pending.pop()
+        item, key, depth = pending.pop()
         count += 1
-        too_deep = depth > limits.depth
-        too_big = isinstance(item, int | float) and not abs(item) <= limits.config_int
-        if too_deep or too_big or count > limits.config_items:
-            problem = (
-                f"value {item!r:.40}"
-                if too_big
-                else ("nesting" if too_deep else f"more than {count - 1} values")
-            )
+        bound = limits.layers if _REPEATS.search(key) else limits.config_int
+        problem = ""
+        if isinstance(item, int | float) and not abs(item) <= bound:
+            problem = f"{key or 'value'} = {item!r:.40}, at most {bound} is accepted,"
+        elif depth > limits.depth:
+            problem = "nesting too deep"
+        elif count > limits.config_items:
+            problem = f"more than {limits.config_items} values"
+        if problem:
             raise ModelRefused(
                 "RUB-READ-033", f"{problem} in the configuration", where=where, hint="check it"
             )
         if isinstance(item, Mapping):
-            pending.extend((v, depth + 1) for v in item.values())
+            pending.extend((child, str(name), depth + 1) for name, child in item.items())
         elif isinstance(item, list | tuple):
-            pending.extend((v, depth + 1) for v in item)
+            pending.extend((child, key, depth + 1) for child in item)

@@ -216,8 +216,8 @@ def _build(
     model.load_state_dict(tensors, strict=False)
     from rubicc.frontend.token_model import TokenModel
 
-    module = TokenModel(model.eval().requires_grad_(False), attribute)
-    return module, _meta(settings, attribute, task, config["model_type"]), decisions
+    module = TokenModel(model.eval(), attribute)
+    return module, _meta(settings, factory_name, attribute, task, config["model_type"]), decisions
 
 
 def _complete_tied(sketch: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
@@ -266,7 +266,7 @@ def _build_zoo(
         expected = entry.build(entry.config_from_dict(settings)).state_dict()
     tensors, decisions = _drop_unused(tensors, expected, folder)
     tensors, tied = _drop_tied(tensors, expected, folder)
-    module, meta = build_arch(arch, settings, tensors, folder.name)
+    module, meta = build_arch(arch, settings, tensors, folder.name, chosen=True)
     return module, meta, decisions + tied
 
 
@@ -291,18 +291,19 @@ def _drop_tied(
     return {n: v for n, v in tensors.items() if n not in extra}, [decision]
 
 
-def _meta(settings: Any, attribute: str, task: Any, model_type: str) -> ModelMeta:
+def _meta(settings: Any, factory: str, attribute: str, task: Any, model_type: str) -> ModelMeta:
     ids = TensorSpec("input_ids", ("N", "T"), "int64")
     mask = TensorSpec("attention_mask", ("N", "T"), "int64")
-    shapes: dict[str, tuple[int | str, ...]] = {
-        "masked-lm": ("N", "T", settings.vocab_size),
-        "generic": ("N", "T", settings.hidden_size) if attribute == "last_hidden_state" else ("N", "C"),
-    }
+    width = {
+        "AutoModelForMaskedLM": settings.vocab_size,
+        "AutoModel": settings.hidden_size,
+    }.get(factory, settings.num_labels)
+    shape = ("N", width) if factory == "AutoModelForSequenceClassification" else ("N", "T", width)
     plain = json.loads(settings.to_json_string(use_diff=True))
     return ModelMeta(
         arch="custom",
         inputs=(ids, mask),
-        outputs=(TensorSpec(attribute, shapes[task]),),
+        outputs=(TensorSpec(attribute, shape),),
         task=task,
         config={
             "model_type": model_type,

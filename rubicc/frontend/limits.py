@@ -18,6 +18,7 @@ class Limits:
         dims: highest tensor rank.
         config_int: largest magnitude of an integer in a model's configuration.
         config_items: most values in a model's configuration.
+        layers: largest number of repeated layers a configuration may ask for.
     """
 
     file: int = 16 << 30
@@ -28,6 +29,7 @@ class Limits:
     dims: int = 16
     config_int: int = 1 << 20
     config_items: int = 20_000
+    layers: int = 1024
 
 
 DEFAULT = Limits()

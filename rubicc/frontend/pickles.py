@@ -9,6 +9,7 @@ stream can make hashing slow.
 
 from __future__ import annotations
 
+import io
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -133,7 +134,9 @@ def interpret(
     """
     machine = _Machine(allowed, where)
     try:
-        for count, (opcode, arg, position) in enumerate(pickletools.genops(memoryview_reader(data, start))):
+        for count, (opcode, arg, position) in enumerate(
+            pickletools.genops(io.BytesIO(memoryview(data)[start : start + limits.entry_text]))
+        ):
             if count > limits.opcodes:
                 raise _Bad(f"more than {limits.opcodes} instructions")
             if opcode.name == "STOP":
@@ -151,13 +154,6 @@ def interpret(
             hint="save the file again",
         ) from err
     raise ModelRefused("RUB-READ-015", "pickle ends early", where=where, hint="save the file again")
-
-
-def memoryview_reader(data: bytes, start: int) -> Any:
-    """A binary file over ``data`` from ``start`` whose positions count from ``start``."""
-    import io
-
-    return io.BytesIO(memoryview(data)[start:])
 
 
 class _Machine:

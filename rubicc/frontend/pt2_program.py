@@ -80,7 +80,7 @@ _EXPRESSION_CALLS = frozenset(
             "CeilDiv",
         ),
         *("CeilToInt", "FloorToInt", "IntTrueDiv", "FloatTrueDiv", "TruncToInt", "TruncToFloat", "ToFloat"),
-        *("RoundToInt", "Identity", "ceiling", "floor"),
+        *("RoundToInt", "Identity", "ceiling", "floor", "Pow"),
     }
 )
 _EXPRESSION_NODES = (
@@ -92,6 +92,7 @@ _ASSUMPTIONS = frozenset({"positive", "integer", "nonnegative", "real", "nonzero
 _CONTAINERS = frozenset({"builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"})
 _MODULE_STACK = re.compile(r"[\w.\[\]()', <>@$-]*")
 _MAX_ELEMENTS = 1 << 32
+_MAX_POWERS = 4
 
 
 def clean_program(text: bytes, where: str, limits: Limits = DEFAULT) -> tuple[bytes, list[str]]:
@@ -272,6 +273,9 @@ class _Walk:
             tree = ast.parse(text, mode="eval")
         except (SyntaxError, ValueError, MemoryError, RecursionError):
             self.refuse("expression", text)
+        powers = [node for node in ast.walk(tree) if _is_call(node, "Pow")]
+        if len(powers) > _MAX_POWERS or not all(_small_power(node) for node in powers):
+            self.refuse("expression", text)
         symbols = {id(call.args[0]) for call in ast.walk(tree) if _is_symbol_call(call)}  # type: ignore[attr-defined]
         for node in ast.walk(tree):
             fine = isinstance(node, _EXPRESSION_NODES)
@@ -288,12 +292,25 @@ class _Walk:
                 self.refuse("expression", text)
 
 
+def _is_call(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+
+
+def _small_power(node: Any) -> bool:
+    """``Pow(base, Integer(n))`` with a small ``n``: evaluating towers of powers would never end."""
+    exponent = node.args[1] if len(node.args) == 2 else None
+    if exponent is not None and _is_call(exponent, "Integer") and len(exponent.args) == 1:
+        exponent = exponent.args[0]
+    if isinstance(exponent, ast.UnaryOp):
+        exponent = exponent.operand
+    return isinstance(exponent, ast.Constant) and isinstance(exponent.value, int) and exponent.value <= 8
+
+
 def _is_symbol_call(node: ast.AST) -> bool:
     """``Symbol('s77', ...)``: the one place where an expression may hold text."""
     return (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == "Symbol"
+        _is_call(node, "Symbol")
+        and isinstance(node, ast.Call)
         and len(node.args) == 1
         and isinstance(node.args[0], ast.Constant)
         and isinstance(node.args[0].value, str)

@@ -159,7 +159,12 @@ def load_legacy(
         keys = part.root
     records = {record.key: record for record in storages(root, limits)}
     blocks = _storage_blocks(data, position, keys, records, path.name)
-    return _materialise(root, blocks, {}), []
+    try:
+        return _materialise(root, blocks, {}), []
+    except RecursionError as err:
+        raise ModelRefused(
+            "RUB-READ-015", "nested too deeply", where=path.name, hint="save it again"
+        ) from err
 
 
 def _storage_blocks(
@@ -177,13 +182,19 @@ def _storage_blocks(
             )
         count = int.from_bytes(data[position : position + 8], "little", signed=True)
         size = record.numel * ITEM_BYTES[record.dtype]
-        if count != record.numel or position + 8 + size > len(data):
+        if count != record.numel:
             raise ModelRefused(
                 "RUB-READ-011",
-                f"storage {record.key!r} declares {record.numel} elements, {count} follow in "
-                f"{len(data) - position - 8} bytes",
+                f"storage {record.key!r} declares {record.numel} elements and holds {count}",
                 where=where,
-                hint="the file is truncated or hostile",
+                hint="the file is damaged or hostile",
+            )
+        if position + 8 + size > len(data):
+            raise ModelRefused(
+                "RUB-READ-006",
+                f"storage {record.key!r} needs {size} bytes, {len(data) - position - 8} are left",
+                where=where,
+                hint="the file is truncated; fetch it again",
             )
         dtype = getattr(torch, record.dtype)
         blocks[record.key] = (

@@ -30,7 +30,7 @@ def read(path: Path, value: Any, arch: str | None, arch_config: Mapping[str, Any
             hint="give --arch NAME (`rubicc models list`)",
         )
     tensors, decisions = prepare(tensors, path.name)
-    module, meta = build_arch(arch, arch_config, tensors, path.name)
+    module, meta = build_arch(arch, arch_config, tensors, path.name, chosen=True)
     found: list[Decision] = nested + decisions
     return Source(
         kind="state-dict",

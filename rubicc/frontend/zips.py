@@ -20,8 +20,20 @@ def open_zip(path: Path, limits: Limits = DEFAULT) -> Iterator[zipfile.ZipFile]:
     Raises:
         ModelRefused: RUB-READ-005, -006, -007.
     """
+    with _open(path) as archive:
+        check_entries(archive, path, limits)
+        yield archive
+
+
+def entry_names(path: Path) -> list[str]:
+    """Names of the entries, unchecked: good for telling forms apart and nothing else (RUB-READ-006)."""
+    with _open(path) as archive:
+        return archive.namelist()
+
+
+def _open(path: Path) -> zipfile.ZipFile:
     try:
-        archive = zipfile.ZipFile(path)
+        return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, OverflowError) as err:
         raise ModelRefused(
             "RUB-READ-006",
@@ -29,9 +41,6 @@ def open_zip(path: Path, limits: Limits = DEFAULT) -> Iterator[zipfile.ZipFile]:
             where=path.name,
             hint="fetch or save it again",
         ) from err
-    with archive:
-        check_entries(archive, path, limits)
-        yield archive
 
 
 def check_entries(archive: zipfile.ZipFile, path: Path, limits: Limits) -> None:
