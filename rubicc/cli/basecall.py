@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--runtime", metavar="R", help="onnxruntime or openvino (default: the artefact's own)"
     )
     parser.add_argument("--batch", metavar="N", help="chunks per run of the network")
-    parser.add_argument("--chunk", metavar="N", help="samples per chunk (default: the model's)")
+    parser.add_argument("--chunk", metavar="N", help="samples per chunk (default: the model's; 0 = every read in one piece)")
     parser.add_argument(
         "--overlap", metavar="N", help="samples neighbouring chunks share (default: the model's)"
     )
@@ -66,7 +66,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     for name in ("batch", "chunk", "overlap", "decode_threads"):
         text = getattr(args, name)
         if text is not None:
-            low = 0 if name == "overlap" else 1
+            low = 0 if name in ("overlap", "chunk") else 1
             options[name] = parse_whole(f"--{name.replace('_', '-')}", text, "", low, 2**31 - 1)
     if args.no_recursive:
         options["recursive"] = False
