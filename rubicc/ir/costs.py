@@ -157,8 +157,8 @@ def _learned(node: ir.Node, index: int, value: ir.Value | None) -> ir.TensorProt
         return None
     if node.op_type == "Constant" or (node.op_type in _SHAPE_ARGUMENTS and index > 0):
         return None
-    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-        return None
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Identity", "Transpose"):
+        return None  # the operator behind them counts the tensor
     producer = value.producer()
     through = producer is not None and (
         producer.domain == QONNX_DOMAIN or producer.op_type in ("DequantizeLinear", "Transpose", "Identity")

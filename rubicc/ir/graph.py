@@ -97,6 +97,11 @@ class Graph:
             self.ir.inputs.extend(inputs)
         if any(node.domain == QONNX_DOMAIN for node in self.all_nodes()):
             self.model.opset_imports.setdefault(QONNX_DOMAIN, 1)  # qonnx itself does not insist on the import
+        for value in self.ir.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, onnx_ir.TensorProtoTensor):  # it would copy the weight at every numpy()
+                array = tensor.numpy()
+                value.const_value = onnx_ir.Tensor(array, tensor.dtype, shape=tensor.shape, name=value.name)
         seen: set[str] = set()
         for index, node in enumerate(self.all_nodes()):
             if not node.name or node.name in seen:

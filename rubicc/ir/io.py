@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
@@ -164,7 +165,7 @@ def graph_sha256(graph: Graph) -> str:
     return digest.hexdigest()
 
 
-def _inline_chunks(graph: Graph) -> Iterator[bytes]:
+def _inline_chunks(graph: Graph) -> Iterator[bytes | memoryview]:
     """The serialised model in pieces: skeleton first, then one initializer after the other.
 
     Protobuf fields may come in any order, so appending initializers (field 5) to the bytes of a graph
@@ -180,13 +181,21 @@ def _inline_chunks(graph: Graph) -> Iterator[bytes]:
     yield b"\x3a" + _varint(total) + body  # ModelProto.graph = 7
     for head, size, (_, tensor) in zip(heads, sizes, weights, strict=True):
         yield b"\x2a" + _varint(size) + head  # GraphProto.initializer = 5
-        yield tensor.tobytes()
+        yield _bytes(tensor)
 
 
 def _tensor_head(name: str, tensor: ir.TensorProtocol) -> bytes:
     """TensorProto fields before the data, ending in the key and length of ``raw_data`` (field 9)."""
     head = onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=list(tensor.shape.numpy()))
     return head.SerializeToString(deterministic=True) + b"\x4a" + _varint(tensor.nbytes)
+
+
+def _bytes(tensor: ir.TensorProtocol) -> bytes | memoryview:
+    """Stored bytes of a tensor, without a copy where its array holds them already."""
+    if tensor.dtype.bitwidth < 8:
+        return tensor.tobytes()
+    array = np.ascontiguousarray(tensor.numpy())
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _varint(value: int) -> bytes:
@@ -209,7 +218,7 @@ def _save_external(graph: Graph, path: Path) -> None:
         for key, value in (("location", name), ("offset", offset), ("length", tensor.nbytes)):
             entry.external_data.add(key=key, value=str(value))
         offset += -(-tensor.nbytes // _ALIGN) * _ALIGN
-    _staged(path.parent / name, (_aligned(tensor.tobytes()) for _, tensor in weights))
+    _staged(path.parent / name, _aligned(tensor for _, tensor in weights))
     _staged(path, [proto.SerializeToString(deterministic=True)])
     ours = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.data")
     for old in path.parent.iterdir():
@@ -217,11 +226,13 @@ def _save_external(graph: Graph, path: Path) -> None:
             old.unlink()
 
 
-def _aligned(data: bytes) -> bytes:
-    return data + b"\0" * (-len(data) % _ALIGN)
+def _aligned(tensors: Iterable[ir.TensorProtocol]) -> Iterator[bytes | memoryview]:
+    for tensor in tensors:
+        yield _bytes(tensor)
+        yield b"\0" * (-tensor.nbytes % _ALIGN)
 
 
-def _staged(path: Path, chunks: Iterable[bytes]) -> None:
+def _staged(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Write beside the target, flush to disk, rename."""
     temporary = path.parent / f".{path.name}.tmp-{os.getpid()}"
     try:

@@ -156,7 +156,7 @@ def _ints(node: ir.Node, name: str, index: int) -> list[int] | None:
     if name in node.attributes:
         value = node.attributes[name].value
         return [int(value)] if isinstance(value, int) else [int(v) for v in value]
-    if index < len(node.inputs) and node.inputs[index] is not None:
+    if 0 <= index < len(node.inputs) and node.inputs[index] is not None:
         array = constant_of(node.inputs[index])
         if array is None:
             raise _Lost(f"{node.op_type} with computed {name}")

@@ -20,6 +20,7 @@ from rubicc.ir.skeleton import skeleton
 
 _SMALL_BYTES = 1024  # constants up to this size may carry shapes; larger ones are weights
 _MAX_ROUNDS = 12
+_LONG_VECTOR = 1 << 16
 _NOT_EVALUATED = frozenset({"If", "Loop", "Scan"})
 KNOWN = "rubicc.known"  # ``Value.meta`` key of small arrays that follow from shapes and constants
 Dim = int | str | None
@@ -40,12 +41,15 @@ def infer_shapes(graph: Graph, bind: Mapping[str, int] | None = None) -> Graph:
     clone = graph.clone()
     bind = dict(bind or {})
     known: dict[str, np.ndarray] = {}
-    for _ in range(_MAX_ROUNDS):
-        for value in _all_values(clone.ir):
-            _bind(value, bind)
-        _infer_once(clone, bind, known)
-        if not _evaluate(clone, known):
+    for propagate in (False, True):
+        if propagate and not _worth_propagating(clone):
             break
+        for _ in range(_MAX_ROUNDS):
+            for value in _all_values(clone.ir):
+                _bind(value, bind)
+            _infer_once(clone, bind, known, propagate)
+            if not _evaluate(clone, known):
+                break
     for value in _all_values(clone.ir):
         if value.name in known:
             value.meta[KNOWN] = known[value.name]
@@ -83,10 +87,24 @@ def _bind(value: ir.Value, bind: Mapping[str, int]) -> None:
         value.shape = ir.Shape([bind.get(d, d) if isinstance(d, str) else d for d in dims])
 
 
-def _infer_once(clone: Graph, bind: Mapping[str, int], known: Mapping[str, np.ndarray]) -> None:
+def _worth_propagating(clone: Graph) -> bool:
+    """Whether shapes are missing, and onnx's data propagation would meet only short vectors.
+
+    It lists every element of a vector, so one long vector costs gigabytes.
+    """
+    computed = [static_shape(value) for value in _all_values(clone.ir)]
+    shapes = [*computed, *(static_shape(value) for value in clone.ir.initializers.values())]
+    return None in computed and all(
+        shape[0] <= _LONG_VECTOR for shape in shapes if shape is not None and len(shape) == 1
+    )
+
+
+def _infer_once(
+    clone: Graph, bind: Mapping[str, int], known: Mapping[str, np.ndarray], propagate: bool
+) -> None:
     proto = _proto(clone, known)
     try:
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=propagate)
     except (onnx.shape_inference.InferenceError, RuntimeError) as err:
         raise VerificationFailed("RUB-IR-004", f"shape inference: {str(err).splitlines()[0][:300]}") from err
     _copy_back(clone.ir, inferred.graph, bind)
