@@ -169,3 +169,23 @@ def test_map_propagates_errors_and_takes_inputs_lazily(conv) -> None:
         assert len(taken) <= 4
         with pytest.raises(UsageError, match="RUB-CPU-033"):
             list(session.map([{"x": signal()}, {"x": signal().astype("f8")}]))
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_split_batch_is_put_together_in_order(built, runtime: str) -> None:
+    with open_session(built.folder, runtime=runtime, threads=2, streams=2) as session:
+        for n in (1, 2, 3, 8):
+            x = signal(n, 240, seed=n)
+            got = session.run_split({"x": x})["y"]
+            np.testing.assert_allclose(got, built.expected(x)["y"], atol=2e-6)
+        with pytest.raises(UsageError, match="RUB-CPU-032"):
+            session.run_split({"z": signal()})
+        with pytest.raises(UsageError, match="RUB-CPU-033"):
+            session.run_split({"x": signal(4).astype("f8")})
+
+
+def test_a_batch_whose_place_is_unknown_is_not_split(conv, tmp_path: Path) -> None:
+    folder = edited(conv.folder, tmp_path / "a", lambda d: d["outputs"][0].update(shape=["T", "M", 5]))
+    with open_session(folder, streams=2) as session:
+        x = signal(4)
+        np.testing.assert_allclose(session.run_split({"x": x})["y"], conv.expected(x)["y"], atol=2e-6)

@@ -67,7 +67,7 @@ def plan(
     """Plan a graph that ``prepare`` has made legal.
 
     Args:
-        batch: inference batch size; ``None`` = 16 for basecallers, 8 for masked language models, else 1.
+        batch: inference batch size; ``None`` = 32 for basecallers, 8 for masked language models, else 1.
         seconds: measuring time of ``runtime="auto"`` in all, loading of the runtimes not counted.
         feeds: real input to measure with; ``None`` = seeded arrays of the batch and the model's chunk length.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,7 +29,7 @@ def open_session(
     *,
     runtime: str | None = None,
     threads: int | None = None,
-    streams: int = 1,
+    streams: int | None = 1,
 ) -> CpuGpuSession:
     """Open an artefact (or its ``cpu_gpu`` folder).
 
@@ -36,7 +37,8 @@ def open_session(
         runtime: ``None`` = the one recorded in the artefact.
         threads: threads in all; ``None`` = recorded, else the CPUs this process may use.
         streams: callers served at the same time, each with threads/streams threads. 1 gives the shortest
-            single call; ``streams=threads`` with :meth:`CpuGpuSession.map` the highest throughput.
+            single call; ``None`` = as many as threads: with :meth:`CpuGpuSession.map` or
+            :meth:`CpuGpuSession.run_split` the highest throughput.
 
     Raises:
         ModelRefused: files damaged, changed or of another version (RUB-CPU-030, 031).
@@ -49,7 +51,7 @@ def open_session(
 class CpuGpuSession:
     """A loaded artefact; every method may be called from several threads at once."""
 
-    def __init__(self, folder: Path, runtime: str | None, threads: int | None, streams: int) -> None:
+    def __init__(self, folder: Path, runtime: str | None, threads: int | None, streams: int | None) -> None:
         folder = home_of(folder)
         with translated(folder.name):
             self._model: runner.Model | None = runner.Model(folder, runtime, threads, streams)
@@ -61,7 +63,7 @@ class CpuGpuSession:
         self.runtime: str = model.runtime
         self.runtimes: tuple[str, ...] = tuple(model.description.get("runtimes", (model.runtime,)))
         self.threads: int = model.threads
-        self.streams = streams
+        self.streams: int = model.streams
         self._pool: ThreadPoolExecutor | None = None
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -76,6 +78,26 @@ class CpuGpuSession:
             raise UsageError("RUB-CPU-020", "the session is closed", hint="open it again")
         with translated(self.runtime):
             return self._model.run(dict(feeds))
+
+    def run_split(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """:meth:`run` with the batch cut into ``streams`` parts that run at the same time.
+
+        For models whose batch items do not see each other (basecallers). Recurrent networks gain most: their
+        steps are too small to share among threads. A model that does not say where the batch stands in its
+        outputs runs in one piece.
+        """
+        first = self.inputs[0]
+        symbol = first.shape[0] if first.shape else 1
+        axes = {spec.name: spec.shape.index(symbol) for spec in self.outputs if symbol in spec.shape}
+        same = all(spec.shape and spec.shape[0] == symbol for spec in self.inputs)
+        size = feeds[first.name].shape[0] if first.name in feeds and np.ndim(feeds[first.name]) else 0
+        parts = min(self.streams, size)
+        if parts < 2 or not isinstance(symbol, str) or not same or len(axes) != len(self.outputs):
+            return self.run(feeds)
+        edges = [size * i // parts for i in range(parts + 1)]
+        cuts = [{name: array[a:b] for name, array in feeds.items()} for a, b in pairwise(edges)]
+        done = [future.result() for future in [self.submit(cut) for cut in cuts]]
+        return {name: np.concatenate([out[name] for out in done], axis) for name, axis in axes.items()}
 
     def submit(self, feeds: Mapping[str, np.ndarray]) -> Future[dict[str, np.ndarray]]:
         """Start :meth:`run` on one of ``streams`` worker threads."""

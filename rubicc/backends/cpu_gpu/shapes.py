@@ -12,7 +12,7 @@ from rubicc.spec import Dim, ModelMeta, TensorSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-DEFAULT_BATCH = {"basecalling": 16, "masked-lm": 8, "generic": 1}
+DEFAULT_BATCH = {"basecalling": 32, "masked-lm": 8, "generic": 1}
 DEFAULT_SIGNAL, DEFAULT_TOKENS = 4000, 512
 
 

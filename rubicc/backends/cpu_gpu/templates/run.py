@@ -181,7 +181,10 @@ class OpenVinoEngine:
             "NUM_STREAMS": streams,
             "ENABLE_CPU_PINNING": False,  # two pinned processes share one core and leave the others idle
         }
-        self._static = [_shape_key(item) for item in data["openvino"].get("static_shapes", [])]
+        planned = data["openvino"].get("static_shapes", [])
+        # A caller may cut the batch (first axis) into one part per stream.
+        parts = [{k: [max(1, v[0] // streams), *v[1:]] for k, v in item.items() if v} for item in planned]
+        self._static = [_shape_key(item) for item in [*planned, *parts]]
         self._lock = threading.Lock()
         self._requests: dict[Any, queue.SimpleQueue[Any]] = {}
         self._compiled: dict[Any, Any] = {}
@@ -238,7 +241,7 @@ class Model:
     """
 
     def __init__(
-        self, folder: Path, runtime: str | None = None, threads: int | None = None, streams: int = 1
+        self, folder: Path, runtime: str | None = None, threads: int | None = None, streams: int | None = 1
     ) -> None:
         data = read_description(folder)
         self.description = data
@@ -247,7 +250,7 @@ class Model:
         self.meta: dict[str, Any] | None = data.get("meta")
         self.runtime = runtime or data["runtime"]
         self.threads = threads or data.get("threads") or cores()
-        self.streams = streams
+        self.streams = self.threads if streams is None else streams
         self._names = [spec["name"] for spec in self.outputs]
         if self.runtime not in ENGINES:
             raise ArtefactError(
@@ -257,9 +260,9 @@ class Model:
             raise ArtefactError(
                 "input", "RUB-CPU-020", f"this model was compiled for {data['runtimes']}, not {self.runtime}"
             )
-        if self.threads < 1 or streams < 1:
+        if self.threads < 1 or self.streams < 1:
             raise ArtefactError("input", "RUB-CPU-020", "threads and streams must be at least 1")
-        self._engine = ENGINES[self.runtime](read_model(folder, data), data, self.threads, streams)
+        self._engine = ENGINES[self.runtime](read_model(folder, data), data, self.threads, self.streams)
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name for arrays by input name; ArtefactError for inputs the model does not take."""
@@ -348,7 +351,10 @@ def first_line(err: BaseException) -> str:
 
 
 def load(
-    folder: str | Path | None = None, runtime: str | None = None, threads: int | None = None, streams: int = 1
+    folder: str | Path | None = None,
+    runtime: str | None = None,
+    threads: int | None = None,
+    streams: int | None = 1,
 ) -> Model:
     """The model of ``folder`` (this file's own by default), its bytes verified."""
     return Model(Path(folder) if folder else Path(__file__).resolve().parent, runtime, threads, streams)
