@@ -10,11 +10,11 @@ start and end in any state. A network may leave the stay columns out; their scor
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from rubicc.errors import UsageError
 from rubicc.genomics.call import BasePath
 from rubicc.genomics.emission import base_path
+from rubicc.genomics.jit import REASSOCIATE, kernel
 from rubicc.genomics.weights import linear_weights
 
 EDGES = 5
@@ -63,15 +63,15 @@ def _by_state(weights: np.ndarray) -> np.ndarray:
     return weights.reshape(len(weights), weights.shape[1] // EDGES, EDGES)
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+@kernel(fastmath=REASSOCIATE)
 def _to_posteriors(w: np.ndarray) -> None:
     """Replace positive weights ``w`` (T, states, 5) by posteriors, walking blocks of equal ``j // 4``."""
     steps, states = w.shape[0], w.shape[1]
     quarter = states // 4
-    alpha = np.empty((steps + 1, states), np.float32)
-    alpha[0] = np.float32(1.0 / states)
+    alpha = np.empty((steps + 1, states), np.float64)
+    alpha[0] = 1.0 / states
     for t in range(steps):
-        total = np.float32(0.0)
+        total = 0.0
         for q in range(quarter):
             a0, a1 = alpha[t, q], alpha[t, quarter + q]
             a2, a3 = alpha[t, 2 * quarter + q], alpha[t, 3 * quarter + q]
@@ -80,23 +80,24 @@ def _to_posteriors(w: np.ndarray) -> None:
                 value += a2 * w[t, j, 3] + a3 * w[t, j, 4]
                 alpha[t + 1, j] = value
                 total += value
-        scale = np.float32(1.0) / total
+        scale = 1.0 / total
         for j in range(states):
             alpha[t + 1, j] *= scale
-    beta = np.ones(states, np.float32)
-    new = np.empty(states, np.float32)
+    beta = np.ones(states, np.float64)
+    new = np.empty(states, np.float64)
+    edge = np.empty((states, 5), np.float64)
     for t in range(steps - 1, -1, -1):
-        total = np.float32(0.0)
-        norm = np.float32(0.0)
+        total = 0.0
+        norm = 0.0
         for j in range(states):
-            new[j] = np.float32(0.0)
+            new[j] = 0.0
         for q in range(quarter):
             for j in range(4 * q, 4 * q + 4):
                 stay = w[t, j, 0] * beta[j]
                 new[j] += stay
                 norm += stay
                 stay *= alpha[t, j]
-                w[t, j, 0] = stay
+                edge[j, 0] = stay
                 total += stay
                 for m in range(4):
                     came = m * quarter + q
@@ -104,17 +105,17 @@ def _to_posteriors(w: np.ndarray) -> None:
                     new[came] += onward
                     norm += onward
                     onward *= alpha[t, came]
-                    w[t, j, 1 + m] = onward
+                    edge[j, 1 + m] = onward
                     total += onward
-        scale = np.float32(1.0) / total
-        again = np.float32(states) / norm
+        scale = 1.0 / total
+        again = states / norm
         for j in range(states):
             for k in range(5):
-                w[t, j, k] *= scale
+                w[t, j, k] = edge[j, k] * scale
             beta[j] = new[j] * again
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _viterbi(p: np.ndarray) -> np.ndarray:
     """Columns ``j * 5 + k`` taken at each step, ``(T,)``."""
     steps, states = p.shape[0], p.shape[1]
@@ -146,7 +147,7 @@ def _viterbi(p: np.ndarray) -> np.ndarray:
     return taken
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _entering(p: np.ndarray, taken: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Posterior mass of emitting each base at each step (T, 4), and the base the path emits there or 255."""
     steps = p.shape[0]

@@ -74,9 +74,9 @@ def _decoder(
     if spec.kind == "crf":
         from rubicc.genomics import crf
 
-        if "state_len" not in params:
-            raise UsageError("RUB-GEN-203", "decoder 'crf' needs the parameter state_len")
-        state_len = int(params["state_len"])
+        state_len = int(params.get("state_len", 0))
+        if state_len < 1 or state_len != params["state_len"]:
+            raise UsageError("RUB-GEN-203", "decoder 'crf' needs the parameter state_len, a positive integer")
         blank = float(params.get("blank_score", crf.BLANK_SCORE))
         states = 4**state_len
         return (
@@ -88,5 +88,9 @@ def _decoder(
 
     size = int(params.get("beam_size", ctc.BEAM_SIZE))
     cut = float(params.get("beam_cut", ctc.BEAM_CUT))
+    if not 0 <= cut < 1 / len(alphabet):
+        raise UsageError(
+            "RUB-GEN-203", f"beam_cut {cut} must be below 1 / {len(alphabet)} labels and not negative"
+        )
     find = ctc.greedy if size <= 1 else lambda scores: ctc.beam(scores, size, cut)
     return find, alphabet[1:], (len(alphabet),)

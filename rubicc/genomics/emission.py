@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from rubicc.genomics.call import BasePath
+from rubicc.genomics.jit import kernel
 
 STAY = 255
 
@@ -24,7 +24,7 @@ def base_path(mass: np.ndarray, emitted: np.ndarray) -> BasePath:
     return BasePath((emitted != STAY).astype(np.uint8), codes, error)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _windows(mass: np.ndarray, emitted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     steps, bases = mass.shape
     when = np.flatnonzero(emitted != 255)

@@ -12,10 +12,10 @@ Viterbi step at least 1e-8 of it.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from rubicc.genomics.call import BasePath
 from rubicc.genomics.emission import base_path
+from rubicc.genomics.jit import REASSOCIATE, kernel
 from rubicc.genomics.weights import linear_weights
 
 STATES = 8
@@ -42,7 +42,7 @@ def viterbi_states(weights: np.ndarray) -> np.ndarray:
     return _viterbi(np.ascontiguousarray(weights, np.float32))
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+@kernel(fastmath=REASSOCIATE)
 def _to_posteriors(w: np.ndarray) -> None:
     """Replace positive transition weights ``w`` (T, 40) by posteriors."""
     steps = w.shape[0]
@@ -89,7 +89,7 @@ def _to_posteriors(w: np.ndarray) -> None:
             beta[s] = new[s] * scale
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _viterbi(p: np.ndarray) -> np.ndarray:
     steps = p.shape[0]
     source = np.empty((steps, 8), np.uint8)
@@ -121,7 +121,7 @@ def _viterbi(p: np.ndarray) -> np.ndarray:
     return states
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _entering(p: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Posterior mass of entering each base at each step (T, 4), and the base the path enters there or 255."""
     steps = p.shape[0]

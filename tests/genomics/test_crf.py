@@ -86,6 +86,13 @@ def test_every_path_is_well_formed(steps: int, seed: int, scale: float) -> None:
     assert ((found.error >= 0) & (found.error <= 1)).all()
 
 
+@pytest.mark.parametrize("state_len", [1, 2, 4])
+def test_scores_of_any_range(state_len: int) -> None:
+    """Contradictions of e^100 between neighbouring steps must not lose all probability mass."""
+    p = crf.posteriors(scores(2, 40, state_len, scale=30.0))
+    assert np.allclose(p.sum(axis=1), 1, atol=1e-5)
+
+
 def test_long_reads_do_not_underflow() -> None:
     p = crf.posteriors(5 * np.tanh(scores(1, 5000, 3)))
     assert np.allclose(p.sum(axis=1), 1, atol=1e-4)

@@ -105,6 +105,8 @@ def test_alphabet_of_the_model_is_used() -> None:
         (np.zeros((4, 1, 5), np.float32), meta("ctc", {"beam": 5}), "no parameter.*beam"),
         (np.zeros((4, 1, 5), np.float32), ModelMeta("custom", (), ()), "no decoder"),
         (np.zeros((4, 1, 80), np.float32), meta("crf"), "state_len"),
+        (np.zeros((4, 1, 80), np.float32), meta("crf", {"state_len": 2.5}), "state_len"),
+        (np.zeros((4, 1, 5), np.float32), meta("ctc", {"beam_cut": 0.3}), "beam_cut"),
     ],
 )
 def test_misfits_are_refused(scores: np.ndarray, what: ModelMeta, text: str) -> None:
