@@ -40,8 +40,15 @@ def quantised(tmp_path_factory: pytest.TempPathFactory) -> Graph:
     path = tmp_path_factory.mktemp("brevitas") / "net.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        export_qonnx(net.eval(), args=torch.randn(2, 1, 40), export_path=str(path), dynamo=False, input_names=["x"],
-                     output_names=["y"], dynamic_axes={"x": {0: "N", 2: "T"}, "y": {0: "N", 2: "U"}})  # fmt: skip
+        export_qonnx(
+            net.eval(),
+            args=torch.randn(2, 1, 40),
+            export_path=str(path),
+            dynamo=False,
+            input_names=["x"],
+            output_names=["y"],
+            dynamic_axes={"x": {0: "N", 2: "T"}, "y": {0: "N", 2: "U"}},
+        )
     graph = Graph.from_proto(onnx.load(path))
     for node in graph.all_nodes():
         node.metadata_props[SOURCE_KEY] = node.name or node.op_type

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -239,3 +240,25 @@ def test_faulty_passes_are_caught_and_named(cls: type[Pass], code: str) -> None:
             run_pipeline(built, [Step(cls.id, "to see it fail")], check=True)
     finally:
         unregister(cls.id)
+
+
+def test_a_pipeline_goes_on_from_a_saved_stage() -> None:
+    """Steps that ran before the graph was saved count for the order and are not run again."""
+    steps, built = PIPELINES["cleanup"], conv_norm()
+    run_pipeline(built, steps[:4])
+    with pytest.raises(UsageError, match="RUB-PASS-006"):
+        run_pipeline(built, steps[4:])
+    records = run_pipeline(built, steps[4:], resumed=steps[:4], overrides={"cleanup.fold-constants": {}})
+    assert [record.id for record in records] == [step.id for step in steps[4:]]
+    assert built.op_counts() == {"Conv": 1, "Relu": 1}
+
+
+@pytest.mark.parametrize("pass_id", ids())
+def test_every_pass_has_a_mutant(pass_id: str) -> None:
+    """Some test gives the harness a wrong variant (patched, or a subclass) and sees it rejected."""
+    text = "\n".join(path.read_text() for path in sorted(Path(__file__).parent.glob("test_*.py")))
+    name = get(pass_id).__name__
+    family = {name}
+    for child, parent in re.findall(r"class (\w+)\((\w+)\)", text):
+        family |= {child} if parent in family else set()
+    assert any(re.search(rf"assert_mutant_fails\(\s*{member}\b", text) for member in family)
