@@ -90,34 +90,34 @@ def entry_points(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-de
         monkeypatch.setattr(registry, "_scan", lambda: points)
 
     yield announce
-    unregister("example.halve-twice")
+    unregister("example.merge-muls")
 
 
 def test_plugins_load_lazily_and_can_be_switched_off(
     entry_points,
     monkeypatch: pytest.MonkeyPatch,  # type: ignore[no-untyped-def]
 ) -> None:
-    entry_points(example__halve_twice="rubicc_example_plugin:HalveTwice")
-    assert "example.halve-twice" in ids()
+    entry_points(example__merge_muls="rubicc_example_plugin:MergeMuls")
+    assert "example.merge-muls" in ids()
     assert "rubicc_example_plugin" not in sys.modules
-    assert get("example.halve-twice").__name__ == "HalveTwice"
+    assert get("example.merge-muls").__name__ == "MergeMuls"
     assert [p.error for p in registry.plugins()] == [""]
-    unregister("example.halve-twice")
+    unregister("example.merge-muls")
     monkeypatch.setenv("RUBICC_PLUGINS", "0")
-    assert "example.halve-twice" not in ids()
+    assert "example.merge-muls" not in ids()
     assert registry.plugins() == ()
 
 
 def test_a_broken_plugin_fails_alone_and_by_name(entry_points) -> None:  # type: ignore[no-untyped-def]
     entry_points(
-        example__halve_twice="rubicc_example_plugin:HalveTwice",
+        example__merge_muls="rubicc_example_plugin:MergeMuls",
         bad__import="no_such_module:Thing",
         bad__kind="json:JSONDecoder",
-        bad__name="rubicc_example_plugin:HalveTwice",
-        cleanup__fold_constants="rubicc_example_plugin:HalveTwice",
+        bad__name="rubicc_example_plugin:MergeMuls",
+        cleanup__fold_constants="rubicc_example_plugin:MergeMuls",
     )
     faults = {plugin.id: plugin.error for plugin in registry.plugins()}
-    assert faults["example.halve-twice"] == ""
+    assert faults["example.merge-muls"] == ""
     assert "ModuleNotFoundError" in faults["bad.import"]
     assert "is not a Pass" in faults["bad.kind"]
     assert "announced as 'bad.name'" in faults["bad.name"]

@@ -1,4 +1,4 @@
-"""An example plugin pass; ``docs/writing_a_pass.md`` shows and explains this class."""
+"""An example plugin pass; ``docs/writing_a_pass.md`` explains a class like this one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rubicc.passes.registry import Pass
 from rubicc.passes.rewrite import Editor, constant, graphs_of, is_standard
 
 
-class HalveTwice(Pass):
+class MergeMuls(Pass):
     """Two multiplications by constants in a row become one.
 
     ::
@@ -15,13 +15,13 @@ class HalveTwice(Pass):
         Mul(x, a) -> m;  Mul(m, b) -> y      =>      Mul(x, a*b) -> y
     """
 
-    id = "example.halve-twice"
+    id = "example.merge-muls"
     requires = frozenset({"constants-are-initializers"})
     ensures = frozenset({"example-muls-merged"})
     tolerance = 1e-6
 
     def run(self, graph: Graph) -> bool:
-        """See :class:`HalveTwice`."""
+        """See :class:`MergeMuls`."""
         edit = Editor(graph, self.id)
         changed = False
         for owner in graphs_of(graph):
