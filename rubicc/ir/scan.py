@@ -101,8 +101,9 @@ def all_graphs(proto: ModelProto) -> Iterator[GraphProto]:
 def all_tensors(proto: ModelProto) -> Iterator[tuple[TensorProto, str]]:
     """Every tensor of the file, with the words that place it."""
     for graph in all_graphs(proto):
+        kind = "initializer" if graph is proto.graph else "nested initializer"
         for tensor in graph.initializer:
-            yield tensor, f"initializer {tensor.name!r}"
+            yield tensor, f"{kind} {tensor.name!r}"
     for nodes in (proto.graph.node, *(f.node for f in proto.functions)):
         for node in all_nodes(nodes):
             for attribute in node.attribute:
@@ -152,6 +153,17 @@ def _texts(proto: ModelProto) -> Iterator[object]:
     for props in entries:
         for entry in props:
             yield from (entry.key, entry.value)
+    for nodes in (proto.graph.node, *(f.node for f in proto.functions)):
+        for node in all_nodes(nodes):
+            for attribute in node.attribute:
+                yield from (_decoded(text) for text in (attribute.s, *attribute.strings))
+
+
+def _decoded(text: bytes) -> str | bytes:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text
 
 
 def _names(proto: ModelProto) -> Iterator[str]:
@@ -287,8 +299,8 @@ def scan_tensor(tensor: TensorProto, limits: Limits, where: str) -> None:
     if tensor.data_location == TensorProto.EXTERNAL:
         if filled or tensor.HasField("raw_data"):
             raise ModelRefused("RUB-IR-040", "external tensor that also holds data", where=where)
-        if where.startswith("attribute"):
-            raise ModelRefused("RUB-IR-042", "external data in an attribute", where=where)
+        if not where.startswith("initializer"):
+            raise ModelRefused("RUB-IR-042", "external data outside the main graph's weights", where=where)
         return
     if tensor.external_data:
         raise ModelRefused(

@@ -20,6 +20,7 @@ from rubicc.ir.scan import MAX_OPSET, MIN_OPSET
 
 Found = Iterator[tuple[str, str]]
 _QONNX_ARITY = {"Quant": (4, 4), "IntQuant": (4, 4), "BipolarQuant": (2, 2), "Trunc": (5, 6)}
+_QONNX_ATTRIBUTES = {"signed": "INT", "narrow": "INT", "rounding_mode": "STRING"}
 _LISTED = 12  # findings printed in one message
 
 
@@ -155,6 +156,10 @@ def _arity(graph: Graph) -> Found:
 
 def _attributes(graph: Graph) -> Found:
     for node in graph.all_nodes():
+        if node.domain == QONNX_DOMAIN:
+            for name, attribute in node.attributes.items():
+                if _QONNX_ATTRIBUTES.get(name) != attribute.type.name:
+                    yield place(node), f"attribute {name!r} ({attribute.type.name}) does not exist"
         schema = _schema(graph, node) if node.domain == "" else None
         if schema is None:
             continue

@@ -122,6 +122,12 @@ def metadata_not_utf8(folder):
     return write(folder, proto.SerializeToString().replace(b"ABCDEFGH", b"\xff" * 8))
 
 
+@case("attribute-not-utf8", "RUB-IR-040")
+def attribute_not_utf8(folder):
+    node = helper.make_node("Gelu", ["x"], ["y"], approximate="none")
+    return write(folder, model([node]).SerializeToString().replace(b"none", b"\xff\xfe\xfd\xfc"))
+
+
 @case("duplicate-initializer", "RUB-IR-040")
 def duplicate_initializer(folder):
     tensor = numpy_helper.from_array(np.zeros(4, np.float32), "w")
@@ -348,6 +354,17 @@ def external_in_constant(folder):
         helper.make_node("Add", ["x", "w"], ["y"]),
     ]
     return write(folder, model(nodes))
+
+
+@case("external-in-nested-graph", "RUB-IR-042")
+def external_in_nested_graph(folder):
+    branch = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["r"])], "b", [], [helper.make_tensor_value_info("r", 1, None)]
+    )
+    branch.initializer.append(external(str(folder.parent / "canary.txt")).graph.initializer[0])
+    node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    flag = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
+    return write(folder, model([node], inputs=[helper.make_tensor_value_info("x", 1, [4]), flag]))
 
 
 # --- constructs that are not read -----------------------------------------------------------------------

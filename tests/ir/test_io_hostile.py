@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import resource
 
+import numpy as np
 import pytest
 from hostile_onnx import CORPUS, model, write
+from ir_graphs import conv_quant
 
 from rubicc.errors import ModelRefused
 from rubicc.ir.codes import CODES
 from rubicc.ir.io import load_graph
+from rubicc.ir.verify import broken_rules
 
 
 @pytest.mark.parametrize("name", sorted(CORPUS))
@@ -35,6 +38,30 @@ def test_refused_with_its_code(name, tmp_path, recwarn):
 def test_the_unbroken_model_is_read(tmp_path):
     """The corpus starts from this model; were it refused, the refusals above would prove nothing."""
     assert load_graph(write(tmp_path, model())).op_counts() == {"Relu": 1}
+
+
+def test_a_thousand_damaged_files_are_read_or_refused(tmp_path):
+    """Random damage to a legal file: flipped, dropped, doubled bytes. Nothing but a refusal may come out."""
+    whole = bytearray(conv_quant().to_proto().SerializeToString())
+    rng = np.random.default_rng(0)
+    path, refused = tmp_path / "m.onnx", 0
+    for _ in range(1000):
+        data = bytearray(whole)
+        for _ in range(int(rng.integers(1, 4))):
+            at, kind = int(rng.integers(len(data))), int(rng.integers(3))
+            if kind == 0:
+                data[at] = int(rng.integers(256))
+            elif kind == 1:
+                del data[at : at + int(rng.integers(1, 9))]
+            else:
+                data[at:at] = data[at : at + int(rng.integers(1, 9))]
+        path.write_bytes(data)
+        try:
+            broken_rules(load_graph(path))
+        except ModelRefused as refusal:
+            refused += 1
+            assert refusal.code in CODES
+    assert 400 < refused < 1000
 
 
 def test_corpus_is_wide():

@@ -107,6 +107,11 @@ def attribute_missing():
     return small(helper.make_node("Cast", ["x"], ["y"]))
 
 
+@breaks("RUB-IR-014")
+def quantiser_attribute_of_wrong_type():
+    return small(quant_node("x", "y", rounding_mode=1), constants=quant_constants())
+
+
 @breaks("RUB-IR-015")
 def two_values_of_one_name():
     g = small(helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Neg", ["r"], ["y"]))

@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 
+from rubicc.ir.limits import bounded_elements
 from rubicc.ir.ops.registry import KERNELS, Array, Call, Result, is_float, kernel, widened
 
 _ERF_STEP = 1 / 64
@@ -68,7 +69,12 @@ def _unary(function: Callable[[Array], Array]) -> Callable[[Call], Result]:
 
 
 def _binary(function: Callable[[Array, Array], Array]) -> Callable[[Call], Result]:
-    return lambda call: function(call[0], call[1])
+    def run(call: Call) -> Result:
+        a, b = call[0], call[1]
+        bounded_elements(np.broadcast_shapes(a.shape, b.shape), where=call.node.name or "")
+        return function(a, b)
+
+    return run
 
 
 KERNELS.update({("", name): _unary(f) for name, f in _UNARY.items()})

@@ -6,13 +6,18 @@ from collections.abc import Callable
 
 import numpy as np
 
+from rubicc.ir.limits import bounded_elements
 from rubicc.ir.ops.registry import KERNELS, Array, Call, KernelError, Result, kernel, widened
 
 
 @kernel("MatMul")
 def matmul(call: Call) -> Result:
     """Batched matrix product."""
-    return np.matmul(widened(call[0]), widened(call[1])).astype(call[0].dtype, copy=False)
+    a, b = call[0], call[1]
+    if a.ndim > 1 and b.ndim > 1:
+        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        bounded_elements([*batch, a.shape[-2], b.shape[-1]], where=call.node.name or "")
+    return np.matmul(widened(a), widened(b)).astype(a.dtype, copy=False)
 
 
 @kernel("Gemm")

@@ -86,7 +86,9 @@ def transpose(call: Call) -> Result:
 @kernel("Concat")
 def concat(call: Call) -> Result:
     """Join along ``axis``."""
-    return np.concatenate([call[i] for i in range(len(call.inputs))], axis=call.attr("axis", 1))
+    parts = [call[i] for i in range(len(call.inputs))]
+    bounded_elements([sum(part.size for part in parts)], where=call.node.name or "")
+    return np.concatenate(parts, axis=call.attr("axis", 1))
 
 
 @kernel("Split")
