@@ -48,8 +48,12 @@ def read(folder: Path, limits: Limits = DEFAULT) -> Source:
     tensors, decisions = _tensors(folder / weights, limits)
     try:
         settings, names = layout(config, tensors)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as err:
-        raise _malformed(folder, f"{type(err).__name__} {str(err)[:150]}") from err
+    except ValueError as err:
+        raise ModelRefused(
+            "RUB-READ-051", str(err)[:200], where=folder.name, hint="export it with torch.export.save"
+        ) from err
+    except (KeyError, TypeError, IndexError, AttributeError) as err:
+        raise _malformed(folder, f"lacks or misuses {str(err)[:150]}") from err
     renamed = _rename(tensors, names)
     try:
         module, meta = build_arch(arch, settings, renamed, f"{folder.name}/{weights}")

@@ -146,8 +146,11 @@ def export_program(
     return result.model_proto
 
 
-def to_graph(proto: onnx.ModelProto, meta: Any) -> Graph:
+def to_graph(proto: onnx.ModelProto, meta: Any, root: str) -> Graph:
     """Wrap an exporter's proto; exporter notes become ``rubicc.source`` and everything else is dropped.
+
+    Args:
+        root: what nodes of the outermost forward() say they come from; the model's class name.
 
     The dynamo exporter writes Python stack traces with paths of this machine into the file; nothing of that
     may reach an artefact.
@@ -157,8 +160,7 @@ def to_graph(proto: onnx.ModelProto, meta: Any) -> Graph:
         source = _source(node)
         node.metadata_props.clear()
         node.doc_string = None
-        if source:
-            node.metadata_props[SOURCE_KEY] = source
+        node.metadata_props[SOURCE_KEY] = source or root
     for value in [*graph.ir.inputs, *graph.ir.outputs, *graph.ir.initializers.values()]:
         value.metadata_props.clear()
     graph.ir.metadata_props.clear()
@@ -173,12 +175,18 @@ def _source(node: onnx_ir.Node) -> str:
     scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
     if scopes:
         with contextlib.suppress(ValueError, SyntaxError):
-            path = [scope for scope in ast.literal_eval(scopes)[:-1] if scope]
-            return path[-1] if path else ""
+            named = [scope for scope in ast.literal_eval(scopes)[:-1] if scope]
+            return named[-1] if named else ""
     name = node.name or ""
     if not name.startswith("/"):
         return ""
-    return ".".join(part for part in name.split("/")[1:-1] if part)
+    path: list[str] = []
+    for part in name.split("/")[1:-1]:
+        # children of a Sequential repeat their parent's name: /block/block.0/Conv
+        if path and part.startswith(f"{path[-1]}."):
+            path.pop()
+        path.append(part)
+    return ".".join(path)
 
 
 def _drop_static_inputs(proto: onnx.ModelProto) -> None:

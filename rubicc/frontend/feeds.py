@@ -68,6 +68,16 @@ def draw(
     return feeds
 
 
+def oppose(first: Feeds, second: Feeds) -> None:
+    """Give the first elements of float inputs opposite signs, in place.
+
+    A branch on the sign of a value, baked in by an exporter, is then right for one of them only.
+    """
+    for name, array in second.items():
+        if array.dtype.kind == "f" and array.size and first[name].flat[0] * array.flat[0] > 0:
+            second[name] = -array
+
+
 def _mask(shape: tuple[int, ...]) -> np.ndarray:
     """Rows padded by 0, 1, 2, … positions: a network that attends to its padding is caught by this."""
     mask = np.ones(shape)

@@ -16,7 +16,7 @@ import numpy as np
 from rubicc.errors import ModelRefused, UsageError, VerificationFailed
 from rubicc.evidence.decision import Decision
 from rubicc.frontend.exact import pinned_double
-from rubicc.frontend.feeds import Feeds, draw, sizes
+from rubicc.frontend.feeds import Feeds, draw, oppose, sizes
 from rubicc.frontend.source import Source
 from rubicc.ir.graph import Graph
 from rubicc.spec import ModelMeta, TensorSpec
@@ -125,6 +125,7 @@ class _Reference:
         error: Exception | None = None
         for scale in (1, 4, 16):
             self.feeds = [draw(self.specs, sizes(self.specs, i, scale), seed + i, limits) for i in (0, 1)]
+            oppose(*self.feeds)
             try:
                 self.results = [self.run(feeds) for feeds in self.feeds]
                 break
@@ -172,11 +173,12 @@ def _export(source: Source, ref: _Reference) -> tuple[Graph, str, list[Decision]
 
     if ref.program is not None:
         proto = export.export_program(ref.program, ref.specs, ref.outputs)
-        return export.to_graph(proto, source.meta or _generic_meta(ref)), "dynamo", []
+        return export.to_graph(proto, source.meta or _generic_meta(ref), "program"), "dynamo", []
     meta = source.meta or _generic_meta(ref)
+    root = type(ref.module).__name__
     try:
         proto = export.trace(ref.module, ref.specs, ref.feeds[0], ref.outputs)
-        return export.to_graph(proto, meta), "torchscript", []
+        return export.to_graph(proto, meta, root), "torchscript", []
     except ModelRefused as refused:
         if refused.code != "RUB-LOW-001" or export.is_recurrent(ref.module) or export.is_brevitas(ref.module):
             raise
@@ -187,7 +189,7 @@ def _export(source: Source, ref: _Reference) -> tuple[Graph, str, list[Decision]
         decision = Decision(
             "RUB-LOW-D01", source.name, "exported with the dynamo exporter", f"tracing failed: {refused.what}"
         )
-        return export.to_graph(proto, meta), "dynamo", [decision]
+        return export.to_graph(proto, meta, root), "dynamo", [decision]
 
 
 def _compare(graph: Graph, ref: _Reference, which: int) -> dict[str, Any]:
