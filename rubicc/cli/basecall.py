@@ -26,7 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--runtime", metavar="R", help="onnxruntime or openvino (default: the artefact's own)"
     )
     parser.add_argument("--batch", metavar="N", help="chunks per run of the network")
-    parser.add_argument("--chunk", metavar="N", help="samples per chunk (default: the model's; 0 = every read in one piece)")
+    parser.add_argument(
+        "--chunk", metavar="N", help="samples per chunk (default: the model's; 0 = every read in one piece)"
+    )
     parser.add_argument(
         "--overlap", metavar="N", help="samples neighbouring chunks share (default: the model's)"
     )
