@@ -11,7 +11,7 @@ from backend_nets import signal
 
 from rubicc.backends.base import Session
 from rubicc.backends.cpu_gpu.run import open_session
-from rubicc.errors import ModelRefused, ToolMissing, UsageError
+from rubicc.errors import ModelRefused, RubiccError, ToolMissing, UsageError
 
 RUNTIMES = ("onnxruntime", "openvino")
 
@@ -189,3 +189,37 @@ def test_a_batch_whose_place_is_unknown_is_not_split(conv, tmp_path: Path) -> No
     with open_session(folder, streams=2) as session:
         x = signal(4)
         np.testing.assert_allclose(session.run_split({"x": x})["y"], conv.expected(x)["y"], atol=2e-6)
+
+
+def places(data, path=()):
+    """Paths of every value inside a JSON document."""
+    yield path
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in items:
+        yield from places(value, (*path, key))
+
+
+def test_a_description_with_any_one_value_replaced_runs_right_or_is_refused(gru, tmp_path: Path) -> None:
+    """Every value of runtime.json by every kind of wrong value: a rubicc error, or the right numbers."""
+    folder = Path(shutil.copytree(gru.folder, tmp_path / "a"))
+    path = folder / "runtime.json"
+    original = path.read_text()
+    x = signal(1, 60)
+    want = gru.expected(x)["y"]
+    refused = 0
+    for place in [p for p in places(json.loads(original)) if p]:
+        for wrong in (None, -1, 3.5, "../x", [], {}, [1, None], {"a": 1}, True, 10**30):
+            data = json.loads(original)
+            inner = data
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = wrong
+            path.write_text(json.dumps(data))
+            try:
+                with open_session(folder, threads=1) as session:
+                    got = session.run({"x": x})["y"]
+            except RubiccError:
+                refused += 1
+            else:
+                np.testing.assert_allclose(got, want, atol=1e-5, err_msg=f"{place} {wrong}")
+    assert refused > 100

@@ -59,7 +59,7 @@ class CpuGpuSession:
         self.description: dict[str, Any] = model.description
         self.inputs = tuple(_spec(item) for item in model.inputs)
         self.outputs = tuple(_spec(item) for item in model.outputs)
-        self.meta = ModelMeta.from_dict(model.meta) if model.meta is not None else None
+        self.meta = _meta(model.meta, folder.name)
         self.runtime: str = model.runtime
         self.runtimes: tuple[str, ...] = tuple(model.description.get("runtimes", (model.runtime,)))
         self.threads: int = model.threads
@@ -149,6 +149,13 @@ def home_of(folder: Path) -> Path:
     """The ``cpu_gpu`` folder of an artefact; a folder that is one already is returned as it is."""
     nested = folder / "cpu_gpu"
     return nested if not (folder / "runtime.json").exists() and nested.is_dir() else folder
+
+
+def _meta(data: Mapping[str, Any] | None, where: str) -> ModelMeta | None:
+    try:
+        return ModelMeta.from_dict(data) if data is not None else None
+    except UsageError as err:
+        raise ModelRefused("RUB-CPU-031", f"runtime.json: {err.what}", where=where, hint=err.hint) from err
 
 
 def _spec(item: Mapping[str, Any]) -> TensorSpec:

@@ -25,6 +25,7 @@ import numpy as np
 
 SCHEMA_VERSION = 1
 MAX_JSON_BYTES = 4 << 20
+LEVELS = {"all": "ORT_ENABLE_ALL", "basic": "ORT_ENABLE_BASIC", "disabled": "ORT_DISABLE_ALL"}
 EXIT = {"input": 2, "refused": 3, "missing": 7, "failed": 7}
 
 
@@ -66,20 +67,42 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def _check_form(data: dict[str, Any]) -> None:
-    file = data["model"]["file"]
-    if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
-        raise ValueError(f"model file {file!r} is not a plain file name")
-    for spec in [*data["inputs"], *data["outputs"]]:
-        dims = spec["shape"]
-        if not isinstance(dims, list) or not all(isinstance(d, int | str) for d in [spec["name"], *dims]):
-            raise ValueError(f"tensor {spec['name']!r} has the wrong form")
-        np.dtype(spec["dtype"])
-    threads = data.get("threads")
-    if not isinstance(threads, int | None) or not all(
-        isinstance(data[k], str) for k in ("runtime", "precision")
-    ):
-        raise ValueError("runtime, precision or threads has the wrong form")
-    data["onnxruntime"]["providers"], data["openvino"]["inference_precision"]  # KeyError when absent
+    """Raise ValueError, KeyError or TypeError for anything running the model would stumble over."""
+    file, ort, ov, meta = data["model"]["file"], data["onnxruntime"], data["openvino"], data["meta"]
+    rules = {
+        "model file": isinstance(file, str) and Path(file).name == file and file not in ("", ".", ".."),
+        "sha256": isinstance(data["model"]["sha256"], str),
+        "runtime": isinstance(data["runtime"], str) and isinstance(data["precision"], str),
+        "runtimes": _are(data["runtimes"], str),
+        "threads": data["threads"] is None or (_size(data["threads"]) and data["threads"] <= 1024),
+        "batch": _size(data["batch"]),
+        "inputs": all(_is_tensor(spec) for spec in [*data["inputs"], *data["outputs"]]),
+        "onnxruntime": _are(ort["providers"], str) and ort["graph_optimization_level"] in LEVELS,
+        "openvino": ov["inference_precision"] in ("f32", "f16", "bf16")
+        and ov["execution_mode"] in ("ACCURACY", "PERFORMANCE"),
+        "static_shapes": isinstance(ov["static_shapes"], list)
+        and all(_are(dims, int) for item in ov["static_shapes"] for dims in item.values()),
+        "meta": meta is None or isinstance(meta, dict),
+        "stride": not meta or meta.get("stride") is None or _size(meta["stride"]),
+    }
+    wrong = [name for name, holds in rules.items() if not holds]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)} has the wrong form")
+
+
+def _are(values: Any, kind: type) -> bool:
+    return isinstance(values, list) and bool(values) and all(type(v) is kind for v in values)
+
+
+def _size(value: Any) -> bool:
+    return type(value) is int and 0 < value < 1 << 31
+
+
+def _is_tensor(spec: dict[str, Any]) -> bool:
+    np.dtype(spec["dtype"])
+    dims = spec["shape"]
+    named = isinstance(spec["name"], str) and isinstance(spec["dtype"], str)
+    return named and isinstance(dims, list) and all(isinstance(d, str) or _size(d) for d in dims)
 
 
 def read_model(folder: Path, data: dict[str, Any]) -> bytes:
@@ -132,11 +155,8 @@ class OrtEngine:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.use_deterministic_compute = True
         options.log_severity_level = 3
-        options.graph_optimization_level = {
-            "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-            "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-            "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-        }[config.get("graph_optimization_level", "all")]
+        level = LEVELS[config["graph_optimization_level"]]
+        options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
         # Spinning burns a core between calls, which other streams, decoders and processes need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
@@ -153,6 +173,11 @@ class OrtEngine:
                 f"{providers[0]} could not be started",
                 PACKAGES.get(providers[0], ""),
             )
+
+    def names(self) -> tuple[list[set[str]], list[set[str]]]:
+        """Names of each input and output in the file."""
+        session = self._session
+        return [{v.name} for v in session.get_inputs()], [{v.name} for v in session.get_outputs()]
 
     def infer(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Outputs in the order of the file."""
@@ -175,13 +200,13 @@ class OpenVinoEngine:
         self._properties = {
             # Without this OpenVINO computes fp32 models in bf16 on CPUs that have it.
             "INFERENCE_PRECISION_HINT": data["openvino"]["inference_precision"],
-            "EXECUTION_MODE_HINT": data["openvino"].get("execution_mode", "ACCURACY"),
+            "EXECUTION_MODE_HINT": data["openvino"]["execution_mode"],
             "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": streams,
             "ENABLE_CPU_PINNING": False,  # two pinned processes share one core and leave the others idle
         }
-        planned = data["openvino"].get("static_shapes", [])
+        planned = data["openvino"]["static_shapes"]
         # A caller may cut the batch (first axis) into one part per stream.
         parts = [{k: [max(1, v[0] // streams), *v[1:]] for k, v in item.items() if v} for item in planned]
         self._static = [_shape_key(item) for item in [*planned, *parts]]
@@ -196,6 +221,10 @@ class OpenVinoEngine:
                 "failed", "RUB-CPU-008", f"OpenVINO refuses the model: {first_line(err)}"
             ) from err
         self._requests[None] = queue.SimpleQueue()
+
+    def names(self) -> tuple[list[set[str]], list[set[str]]]:
+        """Names of each input and output in the file; a value may have several."""
+        return [v.get_names() for v in self._model.inputs], [v.get_names() for v in self._model.outputs]
 
     def infer(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Outputs in the order of the file; copies, because a request's memory is used again."""
@@ -247,22 +276,26 @@ class Model:
         self.description = data
         self.inputs: list[dict[str, Any]] = data["inputs"]
         self.outputs: list[dict[str, Any]] = data["outputs"]
-        self.meta: dict[str, Any] | None = data.get("meta")
+        self.meta: dict[str, Any] | None = data["meta"]
         self.runtime = runtime or data["runtime"]
-        self.threads = threads or data.get("threads") or cores()
+        self.threads = threads or data["threads"] or cores()
         self.streams = self.threads if streams is None else streams
         self._names = [spec["name"] for spec in self.outputs]
         if self.runtime not in ENGINES:
             raise ArtefactError(
                 "input", "RUB-CPU-020", f"unknown runtime {self.runtime!r}", f"known: {', '.join(ENGINES)}"
             )
-        if self.runtime not in data.get("runtimes", list(ENGINES)):
+        if self.runtime not in data["runtimes"]:
             raise ArtefactError(
                 "input", "RUB-CPU-020", f"this model was compiled for {data['runtimes']}, not {self.runtime}"
             )
         if self.threads < 1 or self.streams < 1:
             raise ArtefactError("input", "RUB-CPU-020", "threads and streams must be at least 1")
         self._engine = ENGINES[self.runtime](read_model(folder, data), data, self.threads, self.streams)
+        for specs, names in zip((self.inputs, self.outputs), self._engine.names(), strict=True):
+            said = [spec["name"] for spec in specs]
+            if len(said) != len(names) or any(a not in b for a, b in zip(said, names, strict=True)):
+                raise ArtefactError("refused", "RUB-CPU-031", f"runtime.json names {said}, the model {names}")
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name for arrays by input name; ArtefactError for inputs the model does not take."""
