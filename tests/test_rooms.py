@@ -1,0 +1,86 @@
+"""The walls between rooms (ARCHITECTURE.md): nothing imports what it must not know."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "rubicc"
+HEAVY = (
+    *("torch", "onnx", "onnx_ir", "onnxruntime", "openvino", "transformers", "brevitas", "qonnx"),
+    *("numba", "pod5", "h5py", "pysam", "mappy", "numpy", "yaml"),
+)
+FORBIDDEN: dict[str, tuple[str, ...]] = {
+    "ir": (
+        "torch",
+        *(f"rubicc.{r}" for r in ("frontend", "passes", "backends", "models", "genomics", "driver")),
+    ),
+    "frontend": tuple(f"rubicc.{r}" for r in ("passes", "backends", "driver", "cli")),
+    "passes": tuple(f"rubicc.{r}" for r in ("frontend", "backends", "models", "genomics", "driver", "cli")),
+    "backends": tuple(f"rubicc.{r}" for r in ("frontend", "models", "genomics", "driver", "cli")),
+    "models": tuple(
+        f"rubicc.{r}" for r in ("ir", "frontend", "passes", "backends", "genomics", "driver", "cli")
+    ),
+    "genomics": tuple(f"rubicc.{r}" for r in ("ir", "passes", "backends", "driver", "cli")),
+    "evidence": tuple(f"rubicc.{r}" for r in ("ir", "frontend", "passes", "backends", "driver", "cli")),
+    "driver": ("rubicc.cli",),
+}
+# One door each, with its reason.
+DOORS = {
+    ("genomics/train_demo.py", "rubicc.frontend"): "the training script saves a checkpoint",
+}
+
+
+def imports(path: Path, top_level: bool = False) -> Iterator[str]:
+    tree = ast.parse(path.read_text("utf-8"))
+    nodes = tree.body if top_level else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def crosses(name: str, wall: str) -> bool:
+    return name == wall or name.startswith(wall + ".")
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_walls(room: str) -> None:
+    broken = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sorted((ROOT / room).rglob("*.py"))
+        for name in imports(path)
+        for wall in FORBIDDEN[room]
+        if crosses(name, wall) and (str(path.relative_to(ROOT)), wall) not in DOORS
+    ]
+    assert not broken, "\n".join(broken)
+
+
+def test_the_check_sees_an_import(tmp_path: Path) -> None:
+    file = tmp_path / "x.py"
+    file.write_text("def f():\n    from rubicc.backends.base import Plan\n")
+    assert [name for name in imports(file) if crosses(name, "rubicc.backends")]
+    assert not list(imports(file, top_level=True))
+
+
+def test_start_up_imports_nothing_heavy() -> None:
+    light = [
+        *ROOT.glob("*.py"),
+        *(ROOT / "cli").glob("*.py"),
+        *ROOT.rglob("codes.py"),
+        ROOT / "models" / "registry.py",
+        ROOT / "backends" / "registry.py",
+        ROOT / "backends" / "base.py",
+        ROOT / "passes" / "registry.py",
+    ]
+    broken = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in light
+        for name in imports(path, top_level=True)
+        if name.partition(".")[0] in HEAVY
+    ]
+    assert not broken, "\n".join(broken)
