@@ -72,6 +72,7 @@ def test_expanded_numbers_are_those_of_the_quantisers(quantised: Graph) -> None:
     work = quantised.clone()
     run_pipeline(work, PIPELINES["cpu_gpu"], check=True)
     assert QONNX_DOMAIN not in work.model.opset_imports
+    assert [r.id for r in run_pipeline(work, PIPELINES["cpu_gpu"], check=True) if r.changed] == []
     feeds = random_feeds(quantised, 2, {"N": 2, "T": 50})
     expected = execute(quantised, feeds)["y"]
     np.testing.assert_array_equal(execute(work, feeds)["y"], expected)

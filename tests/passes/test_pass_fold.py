@@ -180,6 +180,15 @@ def test_quantisers_fold_only_when_asked() -> None:
     apply_and_check(FOLD, built, options={"fold_quant": True}, expect_ops=quant)
 
 
+def test_weights_stored_as_integers_stay_integers() -> None:
+    """Folded, they would grow fourfold, and BatchNormalization would fuse into what was rounded."""
+    nodes = [node("Cast", "w", "f", to=TensorProto.FLOAT), node("Mul", "f s", "q"), node("Conv", "x q", "y")]
+    constants = {"w": (weights(6, 4, 3) * 3).astype(np.int8), "s": np.float32(0.1)}
+    built = graph(nodes, {"x": X}, {"y": ("N", 6, "U")}, constants)
+    apply_and_check(FOLD, built, expect_changed=False)
+    apply_and_check(FOLD, built, options={"fold_quant": True}, expect_ops={"Cast": -1, "Mul": -1})
+
+
 def test_overridable_initializers_are_not_constants() -> None:
     """An initializer that is a graph input too is only a default."""
     built = graph(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ class FoldConstants(Pass):
 
     Shapes fold as far as they are static: of ``[N, 64, T]`` the 64. Results are computed by the reference
     executor. QONNX quantisers stay unless asked for (folding them would lose the integers behind a weight),
-    and so do ONNX's QuantizeLinear and DequantizeLinear.
+    and so do weights stored as integers of up to 16 bits and ONNX's QuantizeLinear and DequantizeLinear.
     """
 
     @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class FoldConstants(Pass):
             max_bytes: largest growth of the file by one folded result, in bytes: its size less the constants
                 that it alone used.
             max_total_bytes: largest growth of the file by all folding together, repeated runs included.
-            fold_quant: fold QONNX quantisers of constants too.
+            fold_quant: fold QONNX quantisers of constants and stored integers too.
         """
 
         max_bytes: int = 64 * MIB
@@ -94,6 +95,8 @@ class FoldConstants(Pass):
             return None
         freed = sum(constant_bytes(v) for v in set(present) if _used_only_by(v, node))
         inputs = [constant(v) for v in node.inputs]
+        if _stored_integers(node, inputs) and not self.options.fold_quant:
+            return None
         size = bound(node, inputs)
         if node.domain == QONNX_DOMAIN and self.options.fold_quant and inputs[0] is not None:
             size = inputs[0].nbytes
@@ -121,6 +124,13 @@ class FoldConstants(Pass):
                 holder = value.graph
                 if holder is not None and value.name is not None:
                     del holder.initializers[value.name]
+
+
+def _stored_integers(node: ir.Node, inputs: Sequence[np.ndarray | None]) -> bool:
+    """Whether this is the Cast of a weight kept as small integers (``lower.expand-quant`` writes such)."""
+    first = inputs[0]
+    small = first is not None and first.dtype.kind in "iu" and first.dtype.itemsize < 4
+    return is_standard(node, "Cast") and small
 
 
 def _of_castlike(node: ir.Node) -> list[np.ndarray] | None:
