@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from rubicc.errors import Unsupported
+from rubicc.errors import ToolMissing, Unsupported
 from rubicc.evidence.decision import Decision
 from rubicc.spec import ModelMeta, TensorSpec
 
@@ -47,6 +47,7 @@ class Finding:
         source: module path the node came from.
         reason: what breaks the rule, with the number or name.
         remedy: how to mend it.
+        missing_tool: nothing is wrong with the model; something is not installed here.
     """
 
     rule: str
@@ -55,8 +56,9 @@ class Finding:
     source: str
     reason: str
     remedy: str
+    missing_tool: bool = False
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
 
@@ -66,10 +68,13 @@ def refuse(findings: Sequence[Finding], target: Target) -> None:
 
     Raises:
         Unsupported: with the code of the first error and the whole table.
+        ToolMissing: when the only errors are things not installed here.
     """
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         first = errors[0]
+        if all(finding.missing_tool for finding in errors):
+            raise ToolMissing(first.rule, first.reason, hint=first.remedy)
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         where = " ".join(part for part in (first.node, f"({first.source})" if first.source else "") if part)
         raise Unsupported(

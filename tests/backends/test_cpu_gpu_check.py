@@ -13,7 +13,7 @@ import rubicc.backends.cpu_gpu.codes
 from rubicc.backends.base import Target, refuse
 from rubicc.backends.cpu_gpu import check as module
 from rubicc.backends.cpu_gpu.check import check
-from rubicc.errors import Unsupported
+from rubicc.errors import ToolMissing, Unsupported
 from rubicc.ir.graph import QONNX_DOMAIN, SOURCE_KEY, Graph
 
 CPU = Target("cpu")
@@ -126,6 +126,12 @@ def test_gpu_without_provider_is_an_error_with_the_package(conv) -> None:
     (found,) = check(conv.graph, Target("gpu", "cuda"))
     assert (found.rule, found.severity) == ("RUB-CPU-006", "error")
     assert "onnxruntime-gpu" in found.remedy
+    with pytest.raises(ToolMissing) as caught:
+        refuse([found], Target("gpu", "cuda"))
+    assert caught.value.exit_code == 7
+    both = [found, *check(chain(("Relu", ""), ("Frob", "vendor")), CPU)]
+    with pytest.raises(Unsupported):
+        refuse(both, Target("gpu", "cuda"))
     assert "migraphx" in check(conv.graph, Target("gpu", "migraphx"))[0].remedy
 
 

@@ -64,9 +64,13 @@ def _runtime_present(target: Target) -> list[Finding]:
         try:
             runtimes.gpu_providers(target)
         except ToolMissing as err:
-            return [Finding(err.code, "error", "", "", err.what, err.hint)]
+            return [Finding(err.code, "error", "", "", err.what, err.hint, missing_tool=True)]
     if not runtimes.installed():
-        return [Finding("RUB-CPU-009", "error", "", "", "no runtime is installed", "pip install onnxruntime")]
+        return [
+            Finding(
+                "RUB-CPU-009", "error", "", "", "no runtime is installed", "pip install onnxruntime", True
+            )
+        ]
     return []
 
 
