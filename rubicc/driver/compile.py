@@ -6,7 +6,7 @@ import contextlib
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rubicc.frontend.lower import Lowered
     from rubicc.frontend.source import Source
     from rubicc.passes.manager import PassRecord
+    from rubicc.passes.pipelines import Step
 
 QUANTISERS = ("Quant", "BipolarQuant", "Trunc")
 log = logging.getLogger("rubicc.compile")
@@ -156,7 +157,7 @@ def _rewrite(build: Build, folder: Path, out: Path | None) -> None:
         build.records = run_pipeline(
             build.graph,
             steps[first:last],
-            overrides=_overrides(settings),
+            overrides=_overrides(settings, steps, last),
             check=settings.check,
             on_stage=on_stage,
             resumed=steps[:first],
@@ -169,11 +170,13 @@ def _rewrite(build: Build, folder: Path, out: Path | None) -> None:
             stages.dump(folder, last, names[last], build.graph)
 
 
-def _overrides(settings: Settings) -> dict[str, dict[str, Any]]:
+def _overrides(settings: Settings, steps: Sequence[Step], last: int) -> dict[str, dict[str, Any]]:
+    """Options by pass id, without those of passes that ``--until-stage`` leaves out."""
     from rubicc.passes.manager import parse_overrides
 
     flat = {f"passes.{p}.{o}": v for p, options in settings.passes.items() for o, v in options.items()}
-    return parse_overrides(flat)
+    left_out = {step.id for step in steps[last:]} - {step.id for step in steps[:last]}
+    return {pass_id: options for pass_id, options in parse_overrides(flat).items() if pass_id not in left_out}
 
 
 def _refuse(build: Build) -> None:
@@ -260,13 +263,19 @@ def _latency_budget(build: Build, sessions: dict[str, Any]) -> None:
     times.sort()
     low, middle = times[0], times[len(times) // 2]
     build.measured["latency"] = {"minimum": low, "median": middle, "maximum": times[-1], "runs": len(times)}
+    # Times stay out of the Decision: it is part of the manifest, which holds none.
     what = f"latency of one input {low * 1e3:.2f}-{times[-1] * 1e3:.2f} ms, limit {limit * 1e3:.2f} ms"
     if low > limit:
         hint = "raise --budget latency, choose another --runtime, or shrink the model"
         raise BudgetExceeded("RUB-DRV-005", what, where=build.source.name, hint=hint)
     if times[-1] > limit:
         build.decisions.append(
-            Decision("RUB-DRV-D02", build.source.name, "latency budget in doubt (UNSURE)", what)
+            Decision(
+                "RUB-DRV-D02",
+                build.source.name,
+                f"latency budget of {limit * 1e3:g} ms in doubt (UNSURE)",
+                "the measured spread straddles it; the figures stand in the report",
+            )
         )
 
 

@@ -156,6 +156,7 @@ def to_graph(proto: onnx.ModelProto, meta: Any, root: str) -> Graph:
     may reach an artefact.
     """
     graph = Graph.from_proto(proto, meta)
+    _separate_parameters(graph)
     for node in graph.all_nodes():
         source = _source(node)
         node.metadata_props.clear()
@@ -169,6 +170,31 @@ def to_graph(proto: onnx.ModelProto, meta: Any, root: str) -> Graph:
     graph.model.producer_version = None
     graph.ir.name = "main"
     return graph
+
+
+def _separate_parameters(graph: Graph) -> None:
+    """Undo the tracer's merging of equal initializers (fresh batch norms, zero biases).
+
+    It writes ``Identity(first) -> second`` for parameters that happen to hold equal numbers. They are
+    different parameters: counted separately, and trained separately later. Tied parameters have one name and
+    stay one.
+    """
+    for node in graph.nodes:
+        tensor = node.inputs[0].const_value if node.op_type == "Identity" and node.inputs[0] else None
+        old = node.outputs[0]
+        if tensor is None or old.is_graph_output():
+            continue
+        name = old.name
+        old.name = f"{name}_alias"
+        own = onnx_ir.Value(
+            name=name,
+            shape=onnx_ir.Shape(tensor.numpy().shape),
+            type=onnx_ir.TensorType(tensor.dtype),
+            const_value=onnx_ir.Tensor(tensor.numpy(), name=name),
+        )
+        graph.ir.register_initializer(own)
+        old.replace_all_uses_with(own)
+        graph.ir.remove(node, safe=True)
 
 
 def _source(node: onnx_ir.Node) -> str:

@@ -88,6 +88,20 @@ def test_every_node_says_its_module_and_nothing_of_this_machine_is_in_the_file()
     assert {"stem", "block.0", "block.1", "Residual"} <= sources
 
 
+def test_parameters_that_happen_to_be_equal_stay_separate() -> None:
+    class Fresh(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norms = nn.Sequential(nn.BatchNorm1d(1), nn.BatchNorm1d(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norms(x)
+
+    graph = lowered(Fresh()).graph
+    assert {f"norms.{i}.{kind}" for i in (0, 1) for kind in ("weight", "bias")} <= set(graph.ir.initializers)
+    assert "Identity" not in graph.op_counts()
+
+
 class LengthBaked(nn.Module):
     """Python arithmetic on a length the tracer cannot see."""
 
