@@ -16,6 +16,7 @@ from rubicc.frontend.bonito_crf import crf_layout
 from rubicc.frontend.bonito_ctc import ctc_layout
 from rubicc.frontend.fit import as_state_dict, build_arch, check_config, prepare
 from rubicc.frontend.limits import DEFAULT, Limits
+from rubicc.frontend.pickles import printable
 from rubicc.frontend.source import Source
 from rubicc.spec import ModelMeta, SignalSpec
 
@@ -50,10 +51,13 @@ def read(folder: Path, limits: Limits = DEFAULT) -> Source:
         settings, names = layout(config, tensors)
     except ValueError as err:
         raise ModelRefused(
-            "RUB-READ-051", str(err)[:200], where=folder.name, hint="export it with torch.export.save"
+            "RUB-READ-051",
+            printable(str(err), 200),
+            where=folder.name,
+            hint="export it with torch.export.save",
         ) from err
     except (KeyError, TypeError, IndexError, AttributeError) as err:
-        raise _malformed(folder, f"lacks or misuses {str(err)[:150]}") from err
+        raise _malformed(folder, f"lacks or misuses {printable(str(err), 150)}") from err
     renamed = _rename(tensors, names)
     try:
         module, meta = build_arch(arch, settings, renamed, f"{folder.name}/{weights}")

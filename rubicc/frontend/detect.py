@@ -8,6 +8,7 @@ from pathlib import Path
 from rubicc.errors import ModelRefused, UsageError
 from rubicc.frontend import files, zips
 from rubicc.frontend.limits import DEFAULT, Limits
+from rubicc.frontend.pickles import printable
 from rubicc.frontend.ptfile import LEGACY_MAGIC
 
 FORMS = (
@@ -110,5 +111,8 @@ def _like_onnx(head: bytes) -> bool:
 
 def _unknown(path: Path, what: str) -> ModelRefused:
     return ModelRefused(
-        "RUB-READ-004", f"not a model form rubicc reads: {what}", where=path.name, hint=f"forms: {FORMS}"
+        "RUB-READ-004",
+        f"not a model form rubicc reads: {printable(what, 200)}",
+        where=path.name,
+        hint=f"forms: {FORMS}",
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rubicc.errors import ModelRefused, UsageError
 from rubicc.evidence.decision import Decision
 from rubicc.frontend.limits import DEFAULT, Limits
+from rubicc.frontend.pickles import printable
 from rubicc.frontend.ptfile import first_line
 
 if TYPE_CHECKING:
@@ -37,14 +38,18 @@ def as_state_dict(value: Any, where: str) -> tuple[dict[str, torch.Tensor], list
                 decision = Decision(
                     "RUB-READ-D03",
                     where,
-                    f"used {key!r}, ignored {', '.join(others)[:120]}",
+                    f"used {key!r}, ignored {printable(', '.join(others), 120)}",
                     "training checkpoint",
                 )
                 return dict(value[key]), [decision]
-    found = ", ".join(sorted(str(k) for k in value)[:6]) if isinstance(value, dict) else type(value).__name__
+    found = (
+        printable(", ".join(sorted(str(k) for k in value)[:6]), 200)
+        if isinstance(value, dict)
+        else type(value).__name__
+    )
     raise ModelRefused(
         "RUB-READ-012",
-        f"no mapping of names to tensors (found: {found[:200] or 'an empty dictionary'})",
+        f"no mapping of names to tensors (found: {found or 'an empty dictionary'})",
         where=where,
         hint="save model.state_dict()",
     )
@@ -88,7 +93,7 @@ def prepare(
         ):
             raise ModelRefused(
                 "RUB-READ-017",
-                f"tensor {name!r} is {value.layout}, {value.dtype}",
+                f"tensor {name[:80]!r} is {value.layout}, {value.dtype}",
                 where=where,
                 hint="save it dense",
             )
@@ -97,7 +102,7 @@ def prepare(
                 bad = int((~torch.isfinite(value)).sum())
                 raise ModelRefused(
                     "RUB-READ-014",
-                    f"tensor {name!r} holds {bad} NaN or infinite of {value.numel()} values",
+                    f"tensor {name[:80]!r} holds {bad} NaN or infinite of {value.numel()} values",
                     where=where,
                     hint="use another checkpoint",
                 )
@@ -202,7 +207,7 @@ def compare(
     if misshapen:
         name = misshapen[0]
         parts.append(
-            f"{len(misshapen)} of another shape ({name}: file {list(given[name].shape)}, "
+            f"{len(misshapen)} of another shape ({printable(name)}: file {list(given[name].shape)}, "
             f"{arch} {list(expected[name].shape)})"
         )
     hint = _fit_hint(arch, expected, given) if chosen else "weights and configuration do not belong together"
@@ -210,7 +215,7 @@ def compare(
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(n[:80] for n in names[:3]) + (", ..." if len(names) > 3 else "")
+    return ", ".join(printable(n) for n in names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _fit_hint(arch: str, expected: Mapping[str, Any], given: Mapping[str, Any]) -> str:
@@ -235,7 +240,7 @@ def _fit_hint(arch: str, expected: Mapping[str, Any], given: Mapping[str, Any]) 
     for name in given:
         near = difflib.get_close_matches(name, [n for n in expected if n not in given], n=1)
         if name not in expected and near:
-            return f"{name!r}: did you mean {near[0]!r}? check --arch and --arch-config"
+            return f"{name[:80]!r}: did you mean {near[0]!r}? check --arch and --arch-config"
     return f"check --arch-config; `rubicc models show {arch}` lists the defaults"
 
 

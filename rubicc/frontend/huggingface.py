@@ -18,6 +18,7 @@ from rubicc.evidence.decision import Decision
 from rubicc.frontend import files, ptfile, safetensors_file
 from rubicc.frontend.fit import as_state_dict, build_arch, check_config, compare, prepare
 from rubicc.frontend.limits import DEFAULT, Limits
+from rubicc.frontend.pickles import printable
 from rubicc.frontend.source import Source
 from rubicc.spec import ModelMeta, TensorSpec
 
@@ -116,7 +117,7 @@ def _refuse_custom(config: Mapping[str, Any], folder: Path) -> None:
         )
         raise ModelRefused(
             "RUB-READ-041",
-            f"the model wants code from its folder: {listed[:160]}",
+            f"the model wants code from its folder: {printable(listed, 160)}",
             where=folder.name,
             hint="--arch NAME if the zoo has it (GENA-LM: --arch dna-bert), or torch.export.save it",
         )
@@ -241,7 +242,7 @@ def _drop_unused(
     decision = Decision(
         "RUB-READ-D06",
         folder.name,
-        f"left out {', '.join(sorted(unused))[:200]}",
+        f"left out {printable(', '.join(sorted(unused)), 200)}",
         "the outputs do not depend on them",
     )
     return {n: v for n, v in tensors.items() if n not in unused}, [decision]
@@ -286,7 +287,7 @@ def _drop_tied(
     if not extra:
         return tensors, []
     decision = Decision(
-        "RUB-READ-D06", folder.name, f"left out {', '.join(extra)[:200]}", "copies of tied tensors"
+        "RUB-READ-D06", folder.name, f"left out {printable(', '.join(extra), 200)}", "copies of tied tensors"
     )
     return {n: v for n, v in tensors.items() if n not in extra}, [decision]
 

@@ -277,7 +277,7 @@ class _Machine:
     def push_global(self, name: str) -> None:
         name = name.replace("__builtin__.", "builtins.", 1)
         if name not in self.allowed and name not in self.wanted:
-            self.wanted.append(name[:200])
+            self.wanted.append(printable(name, 200))
         self.stack.append(Global(name))
 
     def op_reduce(self, _: Any) -> None:
@@ -382,6 +382,11 @@ def check_view(numel: int, offset: int, size: tuple[int, ...], stride: tuple[int
             where=where,
             hint="the file is damaged or hostile",
         )
+
+
+def printable(text: str, length: int = 80) -> str:
+    """Text from a file as it may be shown: no control characters that could drive a terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text[:length])
 
 
 def _expect(value: Any, kind: type) -> Any:

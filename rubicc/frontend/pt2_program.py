@@ -18,6 +18,7 @@ from typing import Any
 
 from rubicc.errors import ModelRefused
 from rubicc.frontend.limits import DEFAULT, Limits
+from rubicc.frontend.pickles import printable
 
 _HINT = "export again with torch.export.save from plain tensors and aten operators"
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
@@ -111,7 +112,7 @@ def clean_program(text: bytes, where: str, limits: Limits = DEFAULT) -> tuple[by
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as err:
         raise ModelRefused(
             "RUB-READ-025",
-            f"malformed program: {str(err)[:200] or type(err).__name__}",
+            f"malformed program: {printable(str(err), 200) or type(err).__name__}",
             where=where,
             hint=_HINT,
         ) from err

@@ -239,4 +239,4 @@ def _holds_records(values: tuple[Any, ...]) -> bool:
 def first_line(err: BaseException) -> str:
     """A library's complaint in one line of at most 200 characters."""
     text = str(err).strip() or type(err).__name__
-    return text.splitlines()[0][:200]
+    return pickles.printable(text.splitlines()[0], 200)

@@ -10,6 +10,7 @@ from rubicc.errors import UsageError
 from rubicc.evidence.decision import Decision
 from rubicc.frontend import files
 from rubicc.frontend.fit import as_state_dict, build_arch, prepare
+from rubicc.frontend.pickles import printable
 from rubicc.frontend.source import Source
 
 
@@ -22,7 +23,7 @@ def read(path: Path, value: Any, arch: str | None, arch_config: Mapping[str, Any
     """
     tensors, nested = as_state_dict(value, path.name)
     if arch is None:
-        names = ", ".join(list(tensors)[:3])
+        names = ", ".join(printable(name) for name in list(tensors)[:3])
         raise UsageError(
             "RUB-READ-031",
             f"a state dict ({len(tensors)} tensors: {names}, ...) does not say which network it is",

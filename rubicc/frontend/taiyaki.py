@@ -14,7 +14,7 @@ from rubicc.errors import ModelRefused
 from rubicc.frontend import files, ptfile
 from rubicc.frontend.fit import build_arch, prepare
 from rubicc.frontend.limits import DEFAULT, Limits
-from rubicc.frontend.pickles import TENSOR_GLOBALS, Global, Inert
+from rubicc.frontend.pickles import TENSOR_GLOBALS, Global, Inert, printable
 from rubicc.frontend.source import Source
 
 if TYPE_CHECKING:
@@ -52,7 +52,10 @@ def read(path: Path, limits: Limits = DEFAULT) -> Source:
         config, tensors = _convert(root)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as err:
         raise ModelRefused(
-            "RUB-READ-060", f"unknown taiyaki network: {str(err)[:200]}", where=path.name, hint=_HINT
+            "RUB-READ-060",
+            f"unknown taiyaki network: {printable(str(err), 200)}",
+            where=path.name,
+            hint=_HINT,
         ) from err
     tensors, decisions = prepare(tensors, path.name)
     module, meta = build_arch("taiyaki-mgru", config, tensors, path.name)

@@ -158,14 +158,14 @@ BONITO_CASES = (
     Case(
         "bonito-crf-unknown-layer",
         bonito(lambda c: c["encoder"].update(rnn_type="gru"), base=CRF),
-        "RUB-READ-050",
+        "RUB-READ-051",
         {},
         "gru",
     ),
     Case(
         "bonito-crf-unknown-setting",
         bonito(lambda c: c["encoder"].update(magic=1), base=CRF),
-        "RUB-READ-050",
+        "RUB-READ-051",
         {},
         "magic",
     ),

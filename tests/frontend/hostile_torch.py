@@ -237,6 +237,10 @@ ZIP_CASES = (
         "RUB-READ-008",
         MGRU,
     ),
+    Case("pt-terminal-codes", _save(_weights(_set("a\x1b[2J\nb", torch.ones(1)))), "RUB-READ-013", MGRU),
+    Case(
+        "pt-global-with-newline", _pickle_zip(b"\x80\x04\x8c\x02o\n\x8c\x02\x1bx\x93."), "RUB-READ-008", MGRU
+    ),
     Case("pt-no-tensors", _save(lambda m: ["a", "b"]), "RUB-READ-012", MGRU),
     Case(
         "pt-missing-keys",

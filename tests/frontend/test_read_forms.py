@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from hostile_base import MGRU, mgru
@@ -226,3 +227,15 @@ def test_torch_files_are_mapped_not_copied(tmp_path: Path) -> None:
     value = ptfile.load_legacy(path)[0]["a"]
     value += 1  # the map is private: the file keeps its values
     assert torch.equal(ptfile.load_legacy(path)[0]["a"], torch.arange(1000.0))
+
+
+def test_onnx(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 3]) for name in "xy"]
+    graph = onnx.helper.make_graph([node], "g", values[:1], values[1:])
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)]), tmp_path / "net"
+    )
+    source = read_model(tmp_path / "net")  # no suffix: told by content
+    assert source.kind == "onnx" and source.graph is not None and source.meta is None
+    assert source.graph.op_counts() == {"Relu": 1}

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hostile import CASES, HARMLESS, Case
 
 from rubicc.errors import ModelRefused, RubiccError, UsageError
-from rubicc.frontend import read_model
+from rubicc.frontend import pt2, read_model
 
 LIVE = [case for case in CASES if case.live]
 
@@ -44,7 +45,7 @@ def test_refused_or_neutralised(case: Case, tmp_path: Path) -> None:
         assert error.where or error.code == "RUB-MODEL-001"
         assert error.exit_code == case.exit_code
         assert isinstance(error, UsageError | ModelRefused)
-        assert "\n" not in str(error) and len(str(error)) < 900
+        assert str(error).isprintable() and len(str(error)) < 900
         assert str(tmp_path) not in error.where or case.group == "python"
     assert not marker.exists(), "the payload ran"
     assert _files(folder) == before
@@ -63,6 +64,26 @@ def test_payload_is_live(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert live is not None
     with contextlib.suppress(Exception):  # many fail after the payload ran
         live(Path(model))
+    assert marker.is_dir()
+
+
+JUDGED = ("pt2-expression", "pt2-name", "pt2-guard-code")
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_mutant_without_the_judge_runs_the_payload(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the judgement of the program JSON taken out, our own reader would run what it stops."""
+    case = next(case for case in CASES if case.name == name)
+    marker = tmp_path / "executed"
+    (tmp_path / "input").mkdir()
+    path = case.make(tmp_path / "input", marker)
+    monkeypatch.setattr(pt2, "clean_program", lambda text, where, limits: (text, []))
+    with contextlib.suppress(Exception):
+        program = read_model(path).program
+        assert program is not None
+        program.module()(torch.zeros(3, 4))
     assert marker.is_dir()
 
 
