@@ -52,9 +52,9 @@ def _providers() -> dict[str, str]:
     except Exception as error:  # a broken runtime is what a bug report is about
         found["onnxruntime"] = f"not usable: {type(error).__name__}: {error}"
     try:
-        import openvino
+        from rubicc.backends.cpu_gpu.templates.run import import_openvino
 
-        found["openvino"] = ", ".join(openvino.Core().available_devices)
+        found["openvino"] = ", ".join(import_openvino().Core().available_devices)
     except Exception as error:
         found["openvino"] = f"not usable: {type(error).__name__}: {error}"
     return found

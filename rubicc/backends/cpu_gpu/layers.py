@@ -113,8 +113,7 @@ def _openvino_times(
     model: bytes, description: Mapping[str, Any], feeds: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
     """Median milliseconds per ONNX node; what names no ONNX node is summed under the empty name."""
-    import openvino as ov
-
+    ov = runner.import_openvino()
     core = ov.Core()
     config = {
         "PERF_COUNT": True,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from rubicc.backends.base import Target
-from rubicc.backends.cpu_gpu.templates.run import PACKAGES, first_line
+from rubicc.backends.cpu_gpu.templates.run import PACKAGES, first_line, import_openvino
 from rubicc.errors import ToolMissing
 
 RUNTIMES = ("onnxruntime", "openvino")
@@ -93,8 +93,7 @@ def try_onnxruntime(model: bytes) -> Refusal | None:
 
 def try_openvino(model: bytes) -> Refusal | None:
     """Compile the model with OpenVINO's CPU plugin; ``None`` when it takes the model."""
-    import openvino
-
+    openvino = import_openvino()
     try:
         core = openvino.Core()
         core.compile_model(core.read_model(model), "CPU", {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1})
@@ -107,9 +106,7 @@ def try_openvino(model: bytes) -> Refusal | None:
 
 def openvino_takes_bf16() -> bool:
     """Whether this CPU computes in bf16 when OpenVINO is asked to."""
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def versions() -> dict[str, str]:

@@ -184,6 +184,19 @@ class OrtEngine:
         return list(self._session.run(None, feeds))
 
 
+def import_openvino() -> Any:
+    """The openvino package without its telemetry.
+
+    On import it reports to a web service and writes an identifier to ``~/intel``, unless the package that
+    does so cannot be imported.
+    """
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
 class OpenVinoEngine:
     """OpenVINO. One request per concurrent caller; shapes listed as static get their own compiled model."""
 
@@ -191,7 +204,7 @@ class OpenVinoEngine:
 
     def __init__(self, model: bytes, data: dict[str, Any], threads: int, streams: int) -> None:
         try:
-            import openvino
+            openvino = import_openvino()
         except ImportError as err:
             raise ArtefactError(
                 "missing", "RUB-CPU-009", f"openvino cannot be imported: {err}", "pip install openvino"
