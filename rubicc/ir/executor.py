@@ -14,18 +14,9 @@ import onnx_ir as ir
 
 from rubicc.errors import RubiccError, Unsupported, UsageError, VerificationFailed
 from rubicc.ir.graph import Graph, op_key, source_of
-from rubicc.ir.ops import KERNELS, Call, KernelError, carried
+from rubicc.ir.ops import KERNEL_FAILURES, KERNELS, Call, carried
 
 Array = np.ndarray
-_KERNEL_FAILURES = (
-    KernelError,
-    ValueError,
-    IndexError,
-    TypeError,
-    KeyError,
-    MemoryError,
-    ZeroDivisionError,
-)
 Keep = Collection[str] | Literal["all"] | None
 
 
@@ -124,7 +115,7 @@ class _Run:
             result = KERNELS[(_domain(node), node.op_type)](call)
         except RubiccError:
             raise
-        except _KERNEL_FAILURES as err:
+        except KERNEL_FAILURES as err:
             shapes = ", ".join("-" if a is None else f"{a.dtype}{list(a.shape)}" for a in inputs)
             raise VerificationFailed(
                 "RUB-IR-002",

@@ -70,6 +70,8 @@ def receptive_field(graph: Graph) -> ReceptiveField:
             spans |= _through(node, spans)
         except _Lost as err:
             lost = lost or f"{err} at {source_of(node)}"
+        except (ValueError, IndexError, TypeError):  # attributes that contradict the shapes
+            lost = lost or f"{node.op_type} is not legal at {source_of(node)}"
     found = [spans[value] for value in shaped.outputs if value in spans]
     if not found:
         return ReceptiveField(None, 1, lost or "no output depends on a time axis")

@@ -40,12 +40,12 @@ def test_the_unbroken_model_is_read(tmp_path):
     assert load_graph(write(tmp_path, model())).op_counts() == {"Relu": 1}
 
 
-def test_a_thousand_damaged_files_are_read_or_refused(tmp_path):
+def test_damaged_files_are_read_or_refused(tmp_path):
     """Random damage to a legal file: flipped, dropped, doubled bytes. Nothing but a refusal may come out."""
     whole = bytearray(conv_quant().to_proto().SerializeToString())
     rng = np.random.default_rng(0)
     path, refused = tmp_path / "m.onnx", 0
-    for _ in range(1000):
+    for _ in range(500):
         data = bytearray(whole)
         for _ in range(int(rng.integers(1, 4))):
             at, kind = int(rng.integers(len(data))), int(rng.integers(3))
@@ -61,7 +61,7 @@ def test_a_thousand_damaged_files_are_read_or_refused(tmp_path):
         except ModelRefused as refusal:
             refused += 1
             assert refusal.code in CODES
-    assert 400 < refused < 1000
+    assert 200 < refused < 500
 
 
 def test_corpus_is_wide():

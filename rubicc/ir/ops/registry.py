@@ -20,6 +20,19 @@ class KernelError(Exception):
     """A kernel cannot run this node; the executor adds the node's name and provenance."""
 
 
+# What numpy and Python raise when shapes, types or attributes of a node do not fit together.
+KERNEL_FAILURES = (
+    KernelError,
+    ArithmeticError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    TypeError,
+    ValueError,
+)
+
+
 def kernel(*names: str, domain: str = "") -> Callable[[Kernel], Kernel]:
     """Register a kernel under one or more operator names of ``domain``."""
 
