@@ -136,9 +136,11 @@ def strict_fields(cls: Any, data: Mapping[str, Any], what: str) -> dict[str, Any
     """``data`` as keyword arguments of dataclass ``cls``; unknown keys are an error with a did-you-mean.
 
     Raises:
-        UsageError: ``RUB-SPEC-001``.
+        UsageError: ``RUB-SPEC-001``; ``RUB-SPEC-002`` when ``data`` is no mapping.
     """
     known = [f.name for f in fields(cls)]
+    if not isinstance(data, Mapping):
+        raise UsageError("RUB-SPEC-002", f"{what} has the wrong form: not a mapping")
     for key in data:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)

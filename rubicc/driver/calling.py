@@ -38,7 +38,7 @@ def basecall_reads(
     runtime = None if settings.runtime == "auto" else settings.runtime
     with (
         runnable(model, settings) as artefact,
-        artefact.session(runtime=runtime, threads=settings.threads) as session,
+        artefact.session(runtime=runtime, threads=settings.threads, streams=None) as session,
     ):
         meta = session.meta
         if meta is None or meta.signal is None or meta.decoder is None:
@@ -50,8 +50,12 @@ def basecall_reads(
             )
         (given,), (made,) = session.inputs, session.outputs
 
+        # One stream per thread: recurrent networks gain little from several threads on one batch. Sessions
+        # of other targets may know no streams.
+        run = getattr(session, "run_split", session.run)
+
         def infer(signal: np.ndarray) -> np.ndarray:
-            return session.run({given.name: signal})[made.name]
+            return run({given.name: signal})[made.name]
 
         return engine.basecall(
             infer,

@@ -44,6 +44,11 @@ CODES: dict[str, tuple[str, str]] = {
         "or empty folder.",
     ),
     "RUB-DRV-010": ("folder cannot be written", "Check the path and its permissions."),
+    "RUB-DRV-011": (
+        "identity of something that calls no bases",
+        "--max-gap identity compares the bases called by artefact and source, so the model must be a "
+        "basecaller. Use snr or max_abs for others.",
+    ),
     "RUB-DRV-D01": (
         "runtime chosen by measurement",
         "--runtime auto measured the runtimes on this machine. recipe.yaml records the choice; --runtime "

@@ -242,6 +242,7 @@ def _prove(build: Build, folder: Path) -> None:
             quantised=build.quantised,
             precision=build.settings.precision,
             max_gap=build.settings.max_gap,
+            meta=build.graph.meta,
         )
         _latency_budget(build, sessions)
     build.seconds |= took

@@ -12,16 +12,18 @@ Three comparisons, all on files read back from disk:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rubicc.driver.identity import require_identity
 from rubicc.evidence.gaps import Gap, combined, output_gaps, require
 from rubicc.frontend.feeds import Feeds
 from rubicc.ir.graph import Graph
 from rubicc.quantities import MaxGap
+from rubicc.spec import ModelMeta
 
 # Float networks in fp32 measure 100-130 dB against torch; a wrong weight in one channel gives 20-60 dB.
 DEFAULT_SNR = {"fp32": 80.0, "fp16": 40.0, "bf16": 25.0}
@@ -41,6 +43,8 @@ class Proof:
         expected: outputs of the source for the first case.
         inputs: feeds of the first case.
         limits: comparison -> limit it was held to, as text.
+        calls: comparison -> lost identity of the calls in percentage points, where ``--max-gap identity``
+            asked for it.
         allowed: the limit on runtimes, stored with the artefact so that `verify` holds it to the same.
     """
 
@@ -49,13 +53,14 @@ class Proof:
     allowed: MaxGap
     gaps: dict[str, Gap] = field(default_factory=dict)
     limits: dict[str, str] = field(default_factory=dict)
+    calls: dict[str, float] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """Deterministic part for the manifest: what was compared and held to what, not the digits."""
         return {
             "compared": sorted(self.gaps),
             "limits": dict(self.limits),
-            "max_gap": {"snr": self.allowed.snr, "max_abs": self.allowed.max_abs},
+            "max_gap": asdict(self.allowed),
         }
 
     def worst(self) -> Gap:
@@ -80,10 +85,12 @@ def prove(
     quantised: bool,
     precision: str,
     max_gap: MaxGap,
+    meta: ModelMeta | None = None,
 ) -> Proof:
     """Compare every session with the source on every case.
 
     Args:
+        meta: of the model; with a decoder in it the calls are compared as well when an identity is asked for.
         cases: description to feeds.
         sessions: runtime name to session over the emitted files.
         emitted: the emitted graph, read back from disk; ``None`` where the target's form is no graph.
@@ -108,10 +115,13 @@ def prove(
                 _prove_exact(proof, case, emitted, feeds, exact)
         for runtime, session in sessions.items():
             name = f"{case}: {runtime} against the source"
-            found = output_gaps(expected, session.run(feeds))
+            made = session.run(feeds)
+            found = output_gaps(expected, made)
             proof.gaps[name] = combined(found.values())
             proof.limits[name] = _limit_text(allowed)
             require(found, allowed, code="RUB-DRV-001", where=name)
+            if max_gap.identity is not None:
+                proof.calls[name] = require_identity(expected, made, meta, max_gap.identity, name)
     assert proof is not None
     return proof
 
@@ -129,15 +139,15 @@ def _prove_exact(proof: Proof, case: str, emitted: Graph, feeds: Feeds, exact: O
 
 def _allowed(asked: MaxGap, precision: str) -> MaxGap:
     if asked.snr is not None or asked.max_abs is not None:
-        return MaxGap(snr=asked.snr, max_abs=asked.max_abs)
-    return MaxGap(snr=DEFAULT_SNR[precision])
+        return asked
+    return replace(asked, snr=DEFAULT_SNR[precision])
 
 
 def _within_noise(asked: MaxGap, precision: str, noise: Gap) -> MaxGap:
     allowed = _allowed(asked, precision)
     if asked.snr is not None or asked.max_abs is not None or allowed.snr is None:
         return allowed
-    return MaxGap(snr=min(allowed.snr, noise.snr_db - NOISE_MARGIN_DB))
+    return replace(allowed, snr=min(allowed.snr, noise.snr_db - NOISE_MARGIN_DB))
 
 
 def _limit_text(limit: MaxGap) -> str:
@@ -146,6 +156,8 @@ def _limit_text(limit: MaxGap) -> str:
         parts.append(f"SNR at least {limit.snr:.1f} dB")
     if limit.max_abs is not None:
         parts.append(f"max abs at most {limit.max_abs:g}")
+    if limit.identity is not None:
+        parts.append(f"at most {limit.identity:g} percentage points of identity lost")
     return ", ".join(parts)
 
 
