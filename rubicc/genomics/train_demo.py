@@ -40,7 +40,7 @@ class TrainConfig:
     """What one run is. ``chunk`` in samples, ``read_bases`` per simulated read, ``reads`` per batch."""
 
     label_steps: int = 1500
-    ctc_steps: int = 2000
+    ctc_steps: int = 1250
     label_lr: float = 3e-3
     ctc_lr: float = 1.5e-3
     warmup: int = 100
