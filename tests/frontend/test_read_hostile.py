@@ -67,7 +67,7 @@ def test_payload_is_live(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert marker.is_dir()
 
 
-JUDGED = ("pt2-expression", "pt2-name", "pt2-guard-code")
+JUDGED = ("pt2-expression", "pt2-name")
 
 
 @pytest.mark.parametrize("name", JUDGED)
