@@ -15,8 +15,11 @@ import onnx_ir as ir
 
 from rubicc.errors import UsageError
 from rubicc.ir.graph import QONNX_DOMAIN, Graph, op_key, source_of
+from rubicc.ir.receptive import ReceptiveField, receptive_field
 from rubicc.ir.shapes import Dim, dims_of, infer_shapes, static_shape
 from rubicc.ir.types import bits_of
+
+__all__ = ["Costs", "NodeCost", "ReceptiveField", "costs", "receptive_field"]
 
 Shape = tuple[int, ...]
 _RECURRENT_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
