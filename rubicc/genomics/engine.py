@@ -126,6 +126,7 @@ class _Run:
         self.settings = settings
         self.decode = decode
         self.on_problem = on_problem
+        self.chosen = None if settings.read_ids is None else frozenset(settings.read_ids)
         self.spec = _signal_spec(meta)
         self.plan: Plan = plan_for(meta, chunk=settings.chunk, overlap=settings.overlap)
         self.files = find_files(paths, recursive=settings.recursive)
@@ -146,8 +147,7 @@ class _Run:
     def identity(self, form: Format, model_id: str) -> dict[str, str]:
         """What must not change between the parts of an interrupted run, each with its hash."""
         files = "".join(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}\n" for p in self.files)
-        ids = self.settings.read_ids
-        chosen = "" if ids is None else "\n".join(sorted(ids))
+        chosen = "" if self.chosen is None else "\n".join(sorted(self.chosen))
         options = f"{self.plan} {self.settings.pad_short} {self.settings.limits.max_samples} {chosen}"
         return {
             "model": _hash(self.meta.to_json() + model_id),
@@ -227,8 +227,7 @@ class _Run:
         self._report_missing()
 
     def _wanted(self, read_id: str, path: str) -> bool:
-        chosen = self.settings.read_ids
-        if chosen is not None and read_id not in chosen:
+        if self.chosen is not None and read_id not in self.chosen:
             return False
         key = read_key(read_id)
         if key in self.seen:
@@ -244,7 +243,7 @@ class _Run:
 
     def _report_missing(self) -> None:
         named = {problem.read_id for problem in self.problems}
-        for read_id in sorted(self.settings.read_ids or ()):
+        for read_id in sorted(self.chosen or ()):
             if read_key(read_id) not in self.seen and read_id not in named:
                 self.problem(Problem("", read_id, "RUB-GEN-119", "asked for, but in none of the files"))
 

@@ -19,6 +19,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +31,16 @@ import numpy as np
 from rubicc.genomics.reads import Limits, Problem, Read, Wanted
 
 _HEADER = struct.Struct("<I")
+
+
+def _processor_seconds(pid: int) -> float:
+    import psutil
+
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return times.user + times.system
 
 
 class ReaderDied(Exception):
@@ -145,12 +156,23 @@ class ReaderProcess:
         assert child.stdout is not None
         descriptor = child.stdout.fileno()
         while target:
-            if not select.select([descriptor], [], [], self.limits.silence_seconds)[0]:
-                raise ReaderDied(f"no progress for {self.limits.silence_seconds:g} s")
+            if not select.select([descriptor], [], [], 0)[0]:
+                self._wait(descriptor, child.pid)
             got = os.readv(descriptor, [target])
             if got == 0:
                 raise ReaderDied("")
             target = target[got:]
+
+    def _wait(self, descriptor: int, pid: int) -> None:
+        """Until there is something to read; gives up on a child that works or sleeps too long."""
+        began, worked = time.monotonic(), _processor_seconds(pid)
+        while not select.select([descriptor], [], [], min(1.0, self.limits.silence_seconds))[0]:
+            for limit, spent, doing in (
+                (self.limits.silence_seconds, time.monotonic() - began, "no progress"),
+                (self.limits.busy_seconds, _processor_seconds(pid) - worked, "busy without a result"),
+            ):
+                if spent >= limit:
+                    raise ReaderDied(f"{doing} for {limit:g} s")
 
     def _autopsy(self, err: Exception) -> str:
         if self._child is not None and not str(err):

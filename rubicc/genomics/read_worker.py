@@ -22,8 +22,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     limits = Limits(**json.loads(sys.argv[1]))
     # Not RLIMIT_AS: pod5 maps whole files, which may be larger than any sane limit on memory.
-    resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _lower(resource.RLIMIT_DATA, limits.memory_bytes)
+    _lower(resource.RLIMIT_CORE, 0)
     # The C libraries may print; what they print must not enter the protocol.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -34,6 +34,12 @@ def main() -> int:
     except BrokenPipeError:
         return 0
     return 0
+
+
+def _lower(what: int, limit: int) -> None:
+    hard = resource.getrlimit(what)[1]
+    bound = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(what, (bound, bound))
 
 
 def _receive(file: IO[bytes]) -> dict[str, Any] | None:

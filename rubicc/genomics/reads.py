@@ -31,13 +31,16 @@ class Limits:
     Attributes:
         max_samples: samples in one read. The longest DNA read published (4.2 Mb) has about 47 million.
         max_stored_chunks: storage chunks of one signal; genuine files stay in the hundreds.
-        silence_seconds: a child reader that sends nothing for so long is ended.
+        busy_seconds: processor time a child reader may spend without sending anything: some damaged HDF5
+            files make the library loop for ever. The largest read allowed takes about 3.
+        silence_seconds: wall time it may, which also ends it when the disk is what hangs.
         memory_bytes: memory a child reader may allocate.
     """
 
     max_samples: int = 64 << 20
     max_stored_chunks: int = 100_000
-    silence_seconds: float = 120.0
+    busy_seconds: float = 20.0
+    silence_seconds: float = 300.0
     memory_bytes: int = 4 << 30
 
 
