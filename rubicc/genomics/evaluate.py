@@ -266,7 +266,7 @@ def _bam(path: Path) -> Iterator[tuple[str, str]]:
             if not record.flag & _SKIP_SECONDARY:
                 sequence = record.query_sequence or ""
                 reverse = record.flag & 16
-                yield record.query_name, sequence[::-1].translate(_COMPLEMENT) if reverse else sequence
+                yield record.query_name or "", sequence[::-1].translate(_COMPLEMENT) if reverse else sequence
 
 
 def _records(text: Iterable[str]) -> Iterator[tuple[str, str]]:
