@@ -171,6 +171,9 @@ def _layers(
     gaps: Mapping[str, Any] = {}
     times: Mapping[str, float] = {}
     missing = [NotMeasured("energy", "no sensor is read"), NotMeasured("other machines", "this one only")]
+    if build.proof is not None and not build.exact:
+        why = "the precision is not fp32, or the network is too large for float64 copies"
+        missing.append(NotMeasured("emitted graph against the source in float64", why))
     if build.proof is None:
         missing.append(NotMeasured("error and time by layer", "nothing was emitted"))
     else:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rubicc.driver import stages
 from rubicc.driver.artefact import Artefact
 from rubicc.driver.inputs import ProofInputs, proof_inputs
-from rubicc.driver.proof import Proof, SourceOutputs, prove, write_vectors
+from rubicc.driver.proof import EXACT_MAX_PARAMETERS, Proof, SourceOutputs, prove, write_vectors
 from rubicc.errors import BudgetExceeded, Unsupported
 from rubicc.evidence.decision import Decision
 from rubicc.evidence.staging import StagedDir
@@ -62,6 +62,14 @@ class Build:
     seconds: dict[str, float] = field(default_factory=dict)
     stopped_at: str = ""
     quantised: bool = False
+
+    @property
+    def exact(self) -> bool:
+        """Whether emitted graph and source are compared in float64 as well."""
+        from rubicc.ir.io import weight_bytes
+
+        small = weight_bytes(self.lowered.graph) <= 4 * EXACT_MAX_PARAMETERS
+        return self.settings.precision == "fp32" and small
 
 
 def compile_model(
@@ -238,7 +246,7 @@ def _prove(build: Build, folder: Path) -> None:
             build.inputs.cases,
             SourceOutputs(build.lowered.reference, build.lowered.exact),
             sessions,
-            build.backend.readback(home),
+            build.backend.readback(home) if build.exact else None,
             quantised=build.quantised,
             precision=build.settings.precision,
             max_gap=build.settings.max_gap,
