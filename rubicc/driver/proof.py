@@ -31,7 +31,7 @@ from rubicc.spec import ModelMeta
 DEFAULT_SNR = {"fp32": 80.0, "fp16": 40.0, "bf16": 25.0}
 EXACT_QUANTISED = MaxGap(max_abs=1e-9)
 EXACT_FLOAT = MaxGap(snr=120.0)
-# Above this the float64 copies of source and graph cost more memory than the proof is worth; the report says so.
+# Above this the float64 copies cost more memory than the proof is worth; the report says so.
 EXACT_MAX_PARAMETERS = 64_000_000
 # A quantised network may be no noisier than its own float32 noise, plus what a second roll of the same
 # dice costs.
