@@ -72,11 +72,12 @@ def check(
         RubiccError: the model cannot be read or lowered.
     """
     from rubicc.backends import registry
-    from rubicc.driver.compile import read_source
+    from rubicc.driver.compile import check_options, read_source
     from rubicc.frontend.lower import lower
 
     settings = settings or resolve(flags)
     target = registry.parse_target(settings.target)
+    check_options(settings)
     lowered = lower(read_source(model, settings), settings.inputs, settings.seed)
     return registry.get(target).check(lowered.graph, target)
 

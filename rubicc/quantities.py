@@ -159,7 +159,8 @@ def parse_boolean(key: str, raw: Any, where: str) -> bool:
         return True
     if text in ("0", "false", "no", "off"):
         return False
-    raise UsageError("RUB-CLI-004", f"{key}: {str(raw)[:80]!r} is neither true nor false", where=where)
+    what = f"{key}: {str(raw)[:80]!r} is neither true nor false"
+    raise UsageError("RUB-CLI-004", what, where=where, hint="write true or false")
 
 
 def parse_whole(key: str, raw: Any, where: str, low: int, high: int) -> int:
@@ -172,7 +173,7 @@ def parse_whole(key: str, raw: Any, where: str, low: int, high: int) -> int:
     digits = text.isascii() and text.isdigit() and len(text) < 20 and not isinstance(raw, bool)
     if not digits or not low <= int(text) <= high:
         what = f"{key}: {str(raw)[:80]!r} is not a whole number from {low} to {high}"
-        raise UsageError("RUB-CLI-004", what, where=where)
+        raise UsageError("RUB-CLI-004", what, where=where, hint=f"for example {max(low, 1)}")
     return int(text)
 
 

@@ -30,7 +30,8 @@ def read_yaml_mapping(path: Path, what: str) -> dict[str, Any]:
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise UsageError("RUB-CLI-010", f"{what} is not a regular file", where=str(path))
+            problem = f"{what} is not a regular file"
+            raise UsageError("RUB-CLI-010", problem, where=str(path), hint="give a YAML file")
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as err:
@@ -128,7 +129,17 @@ def _strict_loader() -> type:
         first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:timestamp"]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+    for kind in ("int", "float"):
+        StrictLoader.add_constructor(f"tag:yaml.org,2002:{kind}", _decimal)
     return StrictLoader
+
+
+def _decimal(loader: Any, node: Any) -> Any:
+    """A number, but not to base 60: YAML 1.1 reads ``1:30`` as 90, and nobody who writes it means that."""
+    if ":" in node.value:
+        return node.value
+    kind = node.tag.rpartition(":")[2]
+    return getattr(loader, f"construct_yaml_{kind}")(node)
 
 
 def _kind(value: object) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import stat
 from typing import Any
 
 from rubicc.cli.compile import print_config, resolve_settings
@@ -78,13 +80,17 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _read_ids(path: str) -> frozenset[str]:
+    hint = "give a text file with one read id per line"
     try:
         with open(path, encoding="utf-8") as file:
+            if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
+                raise OSError("a device has no end")
             ids = frozenset(line.strip() for line in file if line.strip())
     except (OSError, UnicodeDecodeError) as err:
-        raise UsageError("RUB-CLI-010", f"the read id list cannot be read: {err}", where=path) from err
+        what = f"the read id list cannot be read: {getattr(err, 'strerror', None) or err}"
+        raise UsageError("RUB-CLI-010", what, where=path, hint=hint) from err
     if not ids:
-        raise UsageError("RUB-CLI-010", "the read id list is empty", where=path)
+        raise UsageError("RUB-CLI-010", "the read id list is empty", where=path, hint=hint)
     return ids
 
 

@@ -124,6 +124,8 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 def _fail(error: BaseException, console: Console) -> int:
     """Print any exception as the contract says; returns its exit code."""
     code, known = _classify(error)
+    if not known.hint and known.code != "RUB-CLI-022":
+        known.hint = f"`rubicc explain {known.code}` says what helps"
     try:
         if console.verbosity >= 2:
             traceback.print_exception(error, file=sys.stderr)
@@ -143,7 +145,8 @@ def _classify(error: BaseException) -> tuple[int, RubiccError]:
         return 1, RubiccError("RUB-CLI-021", "out of memory", hint="a smaller --batch or --chunk needs less")
     if isinstance(error, OSError) and error.errno is not None:
         where = str(error.filename) if error.filename is not None else ""
-        return 1, RubiccError("RUB-CLI-020", f"the system refused: {error.strerror}", where=where)
+        hint = "check the path, its permissions and the space there"
+        return 1, RubiccError("RUB-CLI-020", f"the system refused: {error.strerror}", where=where, hint=hint)
     what = f"internal error: {type(error).__name__}: {error}"
     hint = "please report it with the output of `rubicc env`; -vv shows the traceback"
     return 1, RubiccError("RUB-CLI-900", what[:500], hint=hint)

@@ -87,6 +87,7 @@ def compile_model(
 
     target = registry.parse_target(settings.target)
     backend = registry.get(target)
+    check_options(settings)
     with _folder(out, settings) as (folder, staged):
         build = _read_and_lower(model, settings, target, backend)
         _rewrite(build, folder, Path(out) if out is not None else None)
@@ -180,11 +181,29 @@ def _rewrite(build: Build, folder: Path, out: Path | None) -> None:
 
 def _overrides(settings: Settings, steps: Sequence[Step], last: int) -> dict[str, dict[str, Any]]:
     """Options by pass id, without those of passes that ``--until-stage`` leaves out."""
+    left_out = {step.id for step in steps[last:]} - {step.id for step in steps[:last]}
+    given = _given_options(settings)
+    return {pass_id: options for pass_id, options in given.items() if pass_id not in left_out}
+
+
+def _given_options(settings: Settings) -> dict[str, dict[str, Any]]:
     from rubicc.passes.manager import parse_overrides
 
     flat = {f"passes.{p}.{o}": v for p, options in settings.passes.items() for o, v in options.items()}
-    left_out = {step.id for step in steps[last:]} - {step.id for step in steps[:last]}
-    return {pass_id: options for pass_id, options in parse_overrides(flat).items() if pass_id not in left_out}
+    return parse_overrides(flat)
+
+
+def check_options(settings: Settings) -> None:
+    """Pass options are judged before any work is done.
+
+    Raises:
+        UsageError: ``RUB-PASS-001`` no such pass, ``RUB-PASS-003`` no such option or a wrong value.
+    """
+    from rubicc.passes import registry
+    from rubicc.passes.manager import make_options
+
+    for pass_id, values in _given_options(settings).items():
+        make_options(registry.get(pass_id), values)
 
 
 def _refuse(build: Build) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rubicc.driver.vectors import UNREADABLE, load_arrays
 from rubicc.errors import UsageError
 from rubicc.frontend.feeds import Feeds
 from rubicc.spec import ModelMeta, TensorSpec
@@ -17,6 +18,7 @@ BATCH = 2
 MAX_CHUNKS = 4
 MAX_BYTES = 64 * 2**20
 SIMULATED_CHUNK = 3600
+_HINT = "give reads for a basecaller, or an .npz with one array per model input"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def _from_files(path: Path, meta: ModelMeta | None, specs: Sequence[TensorSpec])
             "RUB-DRV-006",
             "holds no reads" if not files else "holds reads, and the model is not a basecaller",
             where=str(path),
-            hint="give reads for a basecaller, or an .npz with one array per model input",
+            hint=_HINT,
         )
     return {specs[0].name: _read_chunks(files, meta)}, file_sha256(files[0])
 
@@ -107,7 +109,7 @@ def _chunks(path: Path) -> np.ndarray:
             raise ValueError(f"shape {array.shape}, type {array.dtype}; expected floats (N, T)")
         return np.ascontiguousarray(array[:MAX_CHUNKS], dtype=np.float32)[:, None, :]
     except (OSError, ValueError, EOFError) as err:
-        raise UsageError("RUB-DRV-006", f"cannot be read: {err}", where=str(path)) from err
+        raise UsageError("RUB-DRV-006", f"cannot be read: {err}", where=str(path), hint=_HINT) from err
 
 
 def _named(path: Path, specs: Sequence[TensorSpec]) -> Feeds:
@@ -115,18 +117,14 @@ def _named(path: Path, specs: Sequence[TensorSpec]) -> Feeds:
     names = {spec.name for spec in specs}
     try:
         with zipfile.ZipFile(path) as archive:
-            stored = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
-            if not names & set(stored):
+            if not names & {info.filename.removesuffix(".npy") for info in archive.infolist()}:
                 return {}
-            if sum(stored.values()) > MAX_BYTES:
-                raise ValueError(f"unpacks to more than {MAX_BYTES} bytes")
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = names - set(arrays.files)
-            if missing:
-                raise ValueError(f"has no array {sorted(missing)[0]!r}")
-            return {spec.name: arrays[spec.name].astype(spec.dtype) for spec in specs}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as err:
-        raise UsageError("RUB-DRV-006", f"cannot be read: {err}", where=str(path)) from err
+        arrays = load_arrays(path, MAX_BYTES)
+        if missing := names - set(arrays):
+            raise ValueError(f"has no array {sorted(missing)[0]!r}")
+        return {spec.name: arrays[spec.name].astype(spec.dtype) for spec in specs}
+    except UNREADABLE as err:
+        raise UsageError("RUB-DRV-006", f"cannot be read: {err}", where=str(path), hint=_HINT) from err
 
 
 def _read_chunks(files: Sequence[Path], meta: ModelMeta) -> np.ndarray:

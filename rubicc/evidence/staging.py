@@ -25,6 +25,7 @@ from typing import IO, Any
 from rubicc.errors import OutputExists, UsageError
 from rubicc.evidence import manifest as manifests
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
@@ -65,6 +66,7 @@ class StagedDir:
     ) -> None:
         if not self._done:
             shutil.rmtree(self.path, ignore_errors=True)
+        _no_room(error, self.target)
 
     def commit(self, manifest: manifests.Manifest, measured: Mapping[str, Any] | None = None) -> Path:
         """Hash what was written, write measured.json and manifest.json, and swap the folder in.
@@ -135,8 +137,10 @@ class StagedFile:
                     _place(self.path, self.target, replace=self.force)
                     _sync(self.target.parent)
         finally:
-            self._file.close()
+            with contextlib.suppress(OSError):  # the buffer that did not fit is gone with the file
+                self._file.close()
             self.path.unlink(missing_ok=True)
+        _no_room(error, self.target)
 
 
 def check_replaceable(target: Path, *, force: bool) -> None:
@@ -177,7 +181,8 @@ def check_file_replaceable(target: Path, *, force: bool) -> None:
     if not os.path.lexists(target):
         return
     if target.is_symlink() or not target.is_file():
-        raise OutputExists("RUB-ART-001", "the output path is not a regular file", where=str(target))
+        what = "the output path is not a regular file"
+        raise OutputExists("RUB-ART-001", what, where=str(target), hint="choose another -o")
     if not force:
         raise OutputExists("RUB-ART-002", "the file exists", where=str(target), hint="--force replaces it")
 
@@ -254,7 +259,8 @@ def _usable_parent(target: Path) -> None:
             "RUB-ART-004", "the folder for the output does not exist", where=str(parent), hint="create it"
         )
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise UsageError("RUB-ART-004", "the folder for the output may not be written", where=str(parent))
+        what = "the folder for the output may not be written"
+        raise UsageError("RUB-ART-004", what, where=str(parent), hint="choose another -o")
 
 
 @contextlib.contextmanager
@@ -271,6 +277,14 @@ def _write_errors(target: Path) -> Iterator[None]:
         raise UsageError(
             "RUB-ART-004", what, where=str(target), hint="free space or choose another -o"
         ) from err
+
+
+def _no_room(error: BaseException | None, target: Path) -> None:
+    """Whatever was being written when the disk was full, the user must hear the same."""
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        where = str(error.filename or target)
+        what = f"the output cannot be written: {error.strerror}"
+        raise UsageError("RUB-ART-004", what, where=where, hint="free space or choose another -o") from error
 
 
 def _place(path: Path, target: Path, *, replace: bool) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rubicc.errors import ModelRefused, UsageError
+from rubicc.evidence.staging import StagedFile
 from rubicc.frontend import files, ptfile, safetensors_file
 from rubicc.frontend.fit import as_state_dict, build_arch, prepare
 from rubicc.frontend.limits import DEFAULT, Limits
@@ -30,7 +30,9 @@ def save(path: str | Path, module: torch.nn.Module, meta: ModelMeta) -> None:
     The file appears complete or not at all. Equal tensors and metadata give equal bytes.
 
     Raises:
-        UsageError: RUB-READ-034 when ``meta.arch`` is not in the zoo (nothing could read it back).
+        UsageError: RUB-READ-034 when ``meta.arch`` is not in the zoo (nothing could read it back);
+            RUB-ART-004 when it cannot be written.
+        OutputExists: RUB-ART-001 when ``path`` is a folder, link or device.
     """
     from rubicc.models import registry
 
@@ -44,29 +46,22 @@ def save(path: str | Path, module: torch.nn.Module, meta: ModelMeta) -> None:
         )
     head = {"format": FORMAT, "version": VERSION, "meta": meta.to_dict()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as handle:
-            _write(handle, path.suffix, head, tensors)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+    content = _to_bytes(path.suffix, head, tensors)
+    with StagedFile(path, force=True) as handle:
+        handle.write(content)
 
 
-def _write(handle: Any, suffix: str, head: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+def _to_bytes(suffix: str, head: dict[str, Any], tensors: dict[str, torch.Tensor]) -> bytes | memoryview:
+    """The whole file; torch.save hides in a RuntimeError that a disk is full, so it never sees the disk."""
     if suffix == ".safetensors":
         from safetensors.torch import save as to_bytes
 
-        handle.write(
-            to_bytes(tensors, {METADATA_KEY: json.dumps(head, sort_keys=True, separators=(",", ":"))})
-        )
-    else:
-        import torch
+        return to_bytes(tensors, {METADATA_KEY: json.dumps(head, sort_keys=True, separators=(",", ":"))})
+    import torch
 
-        torch.save({**head, "state_dict": tensors}, handle)
+    buffer = io.BytesIO()
+    torch.save({**head, "state_dict": tensors}, buffer)
+    return buffer.getbuffer()
 
 
 def load(path: str | Path, limits: Limits = DEFAULT) -> Source:

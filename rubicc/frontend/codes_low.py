@@ -27,7 +27,16 @@ CODES: dict[str, tuple[str, str]] = {
         "The model raised on example inputs of the declared form. Check names, order, shapes and element "
         "types of --input.",
     ),
-    "RUB-LOW-007": ("unknown input", "--input names an input that the graph does not have."),
+    "RUB-LOW-007": (
+        "--input contradicts the graph",
+        "An ONNX file says what its inputs are called, their rank and their fixed dimensions. --input may "
+        "rename symbols or give them numbers, nothing else; `rubicc inspect` shows the inputs.",
+    ),
+    "RUB-LOW-008": (
+        "input too large to prove",
+        "Every compilation runs the model on example inputs of the declared form. A fixed shape of more than "
+        "16.7 million elements would take gigabytes of activations: keep the long axis symbolic.",
+    ),
     "RUB-LOW-010": (
         "lowered graph differs from its source",
         "After export the graph is executed at two shapes and compared with torch. It differs, so no "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ Feeds = dict[str, np.ndarray]
 BATCH_SIZES = (2, 3)
 SIGNAL_SIZES = (401, 613)
 TOKEN_SIZES = (24, 37)
+MAX_ELEMENTS = 1 << 24  # the model is run on it, and its activations are many times as large
 
 
 def sizes(specs: Sequence[TensorSpec], which: int, scale: int = 1) -> dict[str, int]:
@@ -45,12 +47,19 @@ def draw(
     no limit is known).
 
     Raises:
-        UsageError: ``RUB-LOW-005`` for an element type inputs cannot have.
+        UsageError: ``RUB-LOW-005`` for an element type inputs cannot have; ``RUB-LOW-008`` a shape too large
+            to run.
     """
     rng = np.random.default_rng(seed)
     feeds: Feeds = {}
     for spec in specs:
         shape = tuple(bound[dim] if isinstance(dim, str) else dim for dim in spec.shape)
+        if math.prod(shape) > MAX_ELEMENTS:
+            raise UsageError(
+                "RUB-LOW-008",
+                f"input {spec.name!r} {shape} has {math.prod(shape):,} elements, limit {MAX_ELEMENTS:,}",
+                hint="keep the long axis symbolic, for example --input x=Nx1xT",
+            )
         try:
             dtype = np.dtype(spec.dtype)
         except TypeError as err:

@@ -309,6 +309,21 @@ def value_spec(value: onnx_ir.Value) -> TensorSpec:
     return TensorSpec(str(value.name), shape, value.dtype.numpy().name)
 
 
+def _fits(value: onnx_ir.Value, spec: TensorSpec) -> None:
+    """A declared rank or fixed dimension is a fact of the network; another one could only fail later."""
+    if value.shape is None:
+        return
+    declared = tuple(dim if isinstance(dim, int) else str(dim.value or "?") for dim in value.shape)
+    pairs = zip(declared, spec.shape, strict=False)
+    if len(declared) != len(spec.shape) or any(isinstance(d, int) and d != given for d, given in pairs):
+        raise UsageError(
+            "RUB-LOW-007",
+            f"--input gives {spec.name!r} the shape {'x'.join(map(str, spec.shape)) or 'scalar'}, the graph "
+            f"declares {'x'.join(map(str, declared)) or 'scalar'}",
+            hint="symbols may be renamed or fixed, the rest stays as it is",
+        )
+
+
 def _with_inputs(graph: Graph, inputs: Sequence[TensorSpec]) -> Graph:
     """Apply ``--input`` to an ONNX graph: names must exist, shapes replace the declared ones."""
     import onnx_ir
@@ -323,6 +338,7 @@ def _with_inputs(graph: Graph, inputs: Sequence[TensorSpec]) -> Graph:
                 f"--input names {spec.name!r}, which the graph does not have",
                 hint=f"its inputs: {', '.join(sorted(str(name) for name in values))}",
             )
+        _fits(values[spec.name], spec)
         values[spec.name].shape = onnx_ir.Shape(spec.shape)
     if graph.meta is not None:
         by_name = {spec.name: spec for spec in inputs}

@@ -163,7 +163,7 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-GEN-145": (
         "The output cannot be written there",
-        "Its folder does not exist or takes no files, or the name is that of a folder or device.",
+        "Its folder does not exist or takes no files: create it, or choose another output.",
     ),
     "RUB-GEN-146": (
         "Writing the output failed",

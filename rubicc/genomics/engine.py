@@ -339,7 +339,8 @@ class _Run:
                 spool.finish(form.trailer(), self._verdict())
         except OSError as err:
             self._give_up(spool, form, keep=False)
-            raise RubiccError("RUB-GEN-146", f"cannot write {out}: {err.strerror or err}") from err
+            hint = "free space, then run it again: it goes on where it stopped"
+            raise UsageError("RUB-GEN-146", f"cannot write {out}: {err.strerror or err}", hint=hint) from err
         except (RubiccError, KeyboardInterrupt):
             self._give_up(spool, form)
             raise

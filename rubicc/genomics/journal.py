@@ -75,7 +75,7 @@ class Spool:
         """
         home = partial_folder(out)
         if (out.exists() or out.is_symlink()) and not out.is_file():
-            raise UsageError("RUB-GEN-145", f"{out} is not a regular file")
+            raise OutputExists("RUB-GEN-140", f"{out} is not a regular file", hint="choose another output")
         if not home.exists() or _is_empty(home):
             _refuse_existing(out, force)
             _create(home, out)
@@ -188,7 +188,8 @@ def _create(home: Path, out: Path) -> None:
         _sync_folder(home)
         _sync_folder(home.parent)
     except OSError as err:
-        raise UsageError("RUB-GEN-145", f"cannot write beside {out}: {err.strerror}") from err
+        what = f"cannot write beside {out}: {err.strerror}"
+        raise UsageError("RUB-GEN-145", what, hint="create the folder, or choose another output") from err
 
 
 def _sync_folder(folder: Path) -> None:

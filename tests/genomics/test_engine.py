@@ -244,12 +244,15 @@ def test_existing_output_is_safe(reads, tmp_path) -> None:
     assert out.read_text().count(">") == len(LENGTHS)
 
 
-@pytest.mark.parametrize("name", ["missing/x.fasta", "reads.fasta"])
-def test_output_that_cannot_be_written(reads, tmp_path, name) -> None:
+def test_output_that_cannot_be_written(reads, tmp_path) -> None:
     (tmp_path / "reads.fasta").mkdir()
-    with pytest.raises(UsageError) as caught:
-        basecall(infer, META, [reads], tmp_path / name, decode=decode)
-    assert caught.value.code == "RUB-GEN-145"
+    for name, kind, code in (
+        ("missing/x.fasta", UsageError, "RUB-GEN-145"),
+        ("reads.fasta", OutputExists, "RUB-GEN-140"),
+    ):
+        with pytest.raises(kind) as caught:
+            basecall(infer, META, [reads], tmp_path / name, decode=decode, force=True)
+        assert caught.value.code == code and caught.value.hint
 
 
 def test_the_default_decoder_is_the_models(tmp_path) -> None:

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import queue
+import stat
 import sys
 import threading
 from pathlib import Path
@@ -44,9 +45,11 @@ def read_description(folder: Path) -> dict[str, Any]:
     """``runtime.json``, checked as far as running the model depends on it."""
     path = folder / "runtime.json"
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ArtefactError("refused", "RUB-CPU-031", f"runtime.json is over {MAX_JSON_BYTES} bytes")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_file(path, MAX_JSON_BYTES)
+        if len(raw) > MAX_JSON_BYTES:
+            what = f"runtime.json is over {MAX_JSON_BYTES} bytes"
+            raise ArtefactError("refused", "RUB-CPU-031", what, "compile again")
+        data = json.loads(raw.decode("utf-8"))
         if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
             version = data.get("schema_version") if isinstance(data, dict) else None
             raise ArtefactError(
@@ -56,7 +59,7 @@ def read_description(folder: Path) -> dict[str, Any]:
                 "use the run.py that lies beside it, or compile again",
             )
         _check_form(data)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise ArtefactError(
             "refused",
             "RUB-CPU-031",
@@ -105,15 +108,23 @@ def _is_tensor(spec: dict[str, Any]) -> bool:
     return named and isinstance(dims, list) and all(isinstance(d, str) or _size(d) for d in dims)
 
 
+def read_file(path: Path, limit: int | None = None) -> bytes:
+    """A regular file, up to one byte more than ``limit``; a pipe would keep us waiting for ever."""
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError("not a regular file")
+        return file.read() if limit is None else file.read(limit + 1)
+
+
 def read_model(folder: Path, data: dict[str, Any]) -> bytes:
     """The model's bytes, hashed as read, so that what was checked is what runs."""
     want = data["model"]
     try:
-        content = (folder / want["file"]).read_bytes()
+        content = read_file(folder / want["file"])
     except OSError as err:
-        raise ArtefactError(
-            "refused", "RUB-CPU-030", f"{want['file']} cannot be read: {err.strerror}"
-        ) from err
+        what = f"{want['file']} cannot be read: {err.strerror or err}"
+        raise ArtefactError("refused", "RUB-CPU-030", what, "copy or compile the artefact again") from err
     digest = hashlib.sha256(content).hexdigest()
     if digest != want["sha256"]:
         raise ArtefactError(
