@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,8 +75,7 @@ class Artefact:
 
 def is_artefact(path: str | Path) -> bool:
     """Whether ``path`` is a folder with a rubicc manifest."""
-    path = Path(path)
-    return path.is_dir() and manifests.is_ours(path)
+    return os.path.isdir(path) and manifests.is_ours(Path(path))
 
 
 def open_artefact(path: str | Path) -> Artefact:

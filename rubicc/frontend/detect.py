@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def detect(path: Path, limits: Limits = DEFAULT) -> str:
         ModelRefused: RUB-READ-001 to -007 and -004 when no form fits.
         UsageError: RUB-READ-004 for an artefact folder where a model is needed.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises on names no file can have
         return _folder(path)
     size = files.regular_file(path, limits)
     with path.open("rb") as handle:

@@ -387,7 +387,7 @@ class _Run:
             if keep:
                 spool.commit(form.pack(spool.take_pending()))
         with contextlib.suppress(OSError):
-            spool.close()
+            spool.abandon()
 
     def summary(
         self, out: Path, spool: Spool, seconds: float, resumed: tuple[int, int] = (0, 0)

@@ -243,7 +243,8 @@ def read_sequences(path: str | Path) -> Iterator[tuple[str, str]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UsageError("RUB-GEN-150", f"{path} does not exist")
+        kind = "is not a regular file" if path.exists() else "does not exist"
+        raise UsageError("RUB-GEN-150", f"{path} {kind}", hint="give a FASTA, FASTQ or BAM file")
     try:
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"

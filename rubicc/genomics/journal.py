@@ -147,6 +147,14 @@ class Spool:
             self._data.close()
         self._journal.close()
 
+    def abandon(self) -> None:
+        """Close after a failure. Where no read is safe there is nothing to go on with, so nothing is left."""
+        try:
+            if self.state.reads == 0:
+                shutil.rmtree(partial_folder(self.out))
+        finally:
+            self.close()
+
     def _extend(self, data: bytes) -> None:
         assert self._data is not None
         self._data.write(data)

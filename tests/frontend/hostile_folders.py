@@ -179,7 +179,7 @@ BERT = {
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
         "intermediate_size": 8,
-        "max_position_embeddings": 16,
+        "max_position_embeddings": 64,
     },
 }
 
