@@ -125,7 +125,7 @@ def _totals(build: Build, costs: Costs, folder: Path) -> dict[str, Any]:
     field = receptive_field(build.lowered.graph)
     totals: dict[str, Any] = {
         "parameters": f"{costs.params:,}",
-        "MACs": f"{costs.macs:,} at the shapes above",
+        "MACs": f"{costs.macs:,} for the inputs below",
         "BOPs": f"{costs.bops:,}",
         "weights": f"{costs.quantised_weight_bytes:,} bytes at their bit widths",
         "receptive field": f"{field.samples:,} samples" if field.samples else f"unbounded: {field.reason}",

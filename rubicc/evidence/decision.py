@@ -10,7 +10,7 @@ class Decision:
     """One recorded choice. Under ``--strict`` any Decision is an error.
 
     Attributes:
-        code: catalogue code, e.g. ``RUB-CPU-D01`` (``-D`` marks decisions).
+        code: catalogue code, e.g. ``RUB-CPU-D02`` (``-D`` marks decisions).
         where: node name, module path or file the choice concerns.
         what: what was done, with numbers.
         reason: why.

@@ -96,4 +96,9 @@ CODES: dict[str, tuple[str, str]] = {
         "A node asked to run in fp16 stays in fp32 because one of its weights exceeds 65504, the largest "
         "finite fp16 number.",
     ),
+    "RUB-PASS-D02": (
+        "Quantisers expanded",
+        "QONNX quantisers were rewritten into float arithmetic that every runtime executes. The numbers stay "
+        "the same, integer speed is not gained.",
+    ),
 }

@@ -141,7 +141,7 @@ def _operators(graph: Graph, target: Target) -> list[Finding]:
     if quantisers(graph):
         from rubicc.backends.cpu_gpu.prepare import expand_quantisers
 
-        graph = expand_quantisers(graph)
+        graph, _ = expand_quantisers(graph)
     model = graph.to_proto().SerializeToString()
     probes: dict[str, Callable[[bytes], runtimes.Refusal | None]] = {
         "onnxruntime": runtimes.try_onnxruntime,

@@ -111,10 +111,6 @@ CODES: dict[str, tuple[str, str]] = {
         "ratio against fp32 stays below the target. Use --precision fp32, or lower the target with --max- "
         "gap.",
     ),
-    "RUB-CPU-D01": (
-        "Quantisers expanded",
-        "QONNX quantisers were rewritten into arithmetic both runtimes execute; the numbers stay the same.",
-    ),
     "RUB-CPU-D02": (
         "Node kept in fp32",
         "In an fp16 graph this node's own rounding was measured to cost more accuracy than allowed.",

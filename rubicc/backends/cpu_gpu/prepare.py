@@ -11,7 +11,7 @@ from rubicc.backends.base import Prepared
 from rubicc.backends.cpu_gpu.check import quantisers
 from rubicc.backends.cpu_gpu.fp16 import FP16_SNR, MARGIN_DB, to_fp16
 from rubicc.evidence.decision import Decision
-from rubicc.ir.graph import Graph, op_key, source_of
+from rubicc.ir.graph import Graph
 from rubicc.passes.manager import run_pipeline
 from rubicc.passes.pipelines import Step
 from rubicc.quantities import MaxGap
@@ -38,18 +38,8 @@ def prepare(
         Unsupported: a quantiser cannot be expanded (RUB-PASS-010).
     """
     decisions: list[Decision] = []
-    found = quantisers(graph)
-    if found:
-        decisions += [
-            Decision(
-                "RUB-CPU-D01",
-                source_of(node),
-                f"{op_key(node).rpartition('::')[2]} expanded into fp32 arithmetic",
-                "neither ONNX Runtime nor OpenVINO executes QONNX quantisers",
-            )
-            for node in found
-        ]
-        graph = expand_quantisers(graph)
+    if quantisers(graph):
+        graph, decisions = expand_quantisers(graph)
     evidence: dict[str, Any] = {}
     if precision == "fp16":
         asked = max_gap.snr if max_gap is not None else None
@@ -60,13 +50,13 @@ def prepare(
     return Prepared(graph, tuple(decisions), evidence)
 
 
-def expand_quantisers(graph: Graph) -> Graph:
-    """A copy without QONNX quantisers."""
+def expand_quantisers(graph: Graph) -> tuple[Graph, list[Decision]]:
+    """A copy without QONNX quantisers, and what was decided on the way."""
     steps = (
         Step("cleanup.lift-constants", "expansion folds quantisers of initializers"),
         Step("lower.expand-quant", "runtimes execute no quantisers"),
         Step("cleanup.eliminate-dead", "full-precision weights behind folded quantisers"),
     )
     expanded = graph.clone()
-    run_pipeline(expanded, steps)
-    return expanded
+    records = run_pipeline(expanded, steps)
+    return expanded, [decision for record in records for decision in record.decisions]

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rubicc.errors import Unsupported
+from rubicc.evidence.decision import Decision
 from rubicc.ir.graph import QONNX_DOMAIN, Graph, source_of
 from rubicc.passes.evaluate import evaluate
 from rubicc.passes.registry import Pass, register
@@ -55,6 +56,16 @@ class ExpandQuant(Pass):
         edit = Editor(graph, self.id)
         for owner, node in found:
             self._expand(edit, owner, node)
+        if found:
+            sources = sorted({source_of(node) for _, node in found})
+            self.decisions.append(
+                Decision(
+                    "RUB-PASS-D02",
+                    f"{sources[0]} and {len(sources) - 1} more" if len(sources) > 1 else sources[0],
+                    f"{len(found)} quantisers run as float arithmetic; weights are stored as integers",
+                    "the target has no operator for them; the numbers are the same, the speed is float's",
+                )
+            )
         return bool(found)
 
     def _fault(self, graph: Graph, node: ir.Node) -> str:

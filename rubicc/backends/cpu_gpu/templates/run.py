@@ -220,6 +220,8 @@ class OpenVinoEngine:
             raise ArtefactError(
                 "missing", "RUB-CPU-009", f"openvino cannot be imported: {err}", "pip install openvino"
             ) from err
+        # The binding looks numpy up at the first ``.data`` and lets go of the interpreter's lock meanwhile: a
+        # second thread arriving then waits for ever with the lock held. So the first one is here.
         self._core = openvino.Core()
         self._properties = {
             # Without this OpenVINO computes fp32 models in bf16 on CPUs that have it.
