@@ -110,7 +110,7 @@ def main() -> None:
                         )
             print(f"\n{title}; whole runs, opening and writing included\n")
             print(
-                "| runtime | best ksamples/s | median | busy seconds by stage (median run) |\n|---|---|---|---|"
+                "| runtime | best ksamples/s | median | busy s by stage (median run) |\n|---|---|---|---|"
             )
             for runtime, runs in speeds.items():
                 rates = [run.samples_per_second / 1e3 for run in runs]
