@@ -222,6 +222,7 @@ class OpenVinoEngine:
             ) from err
         # The binding looks numpy up at the first ``.data`` and lets go of the interpreter's lock meanwhile: a
         # second thread arriving then waits for ever with the lock held. So the first one is here.
+        np.array(openvino.Tensor(np.zeros(1, np.float32)).data)
         self._core = openvino.Core()
         self._properties = {
             # Without this OpenVINO computes fp32 models in bf16 on CPUs that have it.
