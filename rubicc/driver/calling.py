@@ -33,8 +33,13 @@ def basecall_reads(
         UsageError: ``RUB-DRV-008`` not a basecaller; options the engine refuses.
     """
     from rubicc.genomics import engine
+    from rubicc.genomics.reads import find_files
     from rubicc.genomics.settings import Settings as EngineSettings
+    from rubicc.genomics.writers import kind_of
 
+    # Judged before a model is compiled, which takes seconds.
+    kind_of(out)
+    find_files(reads, recursive=bool(options.get("recursive", True)))
     runtime = None if settings.runtime == "auto" else settings.runtime
     with (
         runnable(model, settings) as artefact,

@@ -87,6 +87,16 @@ def format_for(out: Path, meta: ModelMeta, version: str) -> Format:
     Raises:
         UsageError: ``RUB-GEN-144``.
     """
+    kind, packed = kind_of(out)
+    return Format(kind, packed or kind == "bam", meta, version)
+
+
+def kind_of(out: Path) -> tuple[str, bool]:
+    """``fasta``, ``fastq`` or ``bam`` by the name of ``out``, and whether it ends in ``.gz``.
+
+    Raises:
+        UsageError: ``RUB-GEN-144``.
+    """
     suffixes = [suffix.lower() for suffix in out.suffixes]
     packed = suffixes[-1:] == [".gz"]
     named = suffixes[:-1] if packed else suffixes
@@ -96,7 +106,7 @@ def format_for(out: Path, meta: ModelMeta, version: str) -> Format:
         raise UsageError(
             "RUB-GEN-144", f"{out.name} names no known format", hint=f"{known}; text also with .gz"
         )
-    return Format(kind, packed or kind == "bam", meta, version)
+    return kind, packed
 
 
 def _model_name(meta: ModelMeta) -> str:
