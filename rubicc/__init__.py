@@ -5,9 +5,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from rubicc.errors import RubiccError
+
+# ONNX Runtime's wheels report every process and session to their maker, and leave an identifier in the cache
+# folder, unless this is set before the library is loaded. Who wants that can set it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["RubiccError", "__version__"]

@@ -71,7 +71,11 @@ def lower(source: Source, inputs: Sequence[TensorSpec] = (), seed: int = 0) -> L
     decisions = list(source.decisions)
     if source.graph is not None:
         graph = infer_shapes(_with_inputs(source.graph, inputs))
-        verify(graph)
+        try:
+            verify(graph)
+        except VerificationFailed as err:  # no pass has touched it yet: the file itself is wrong
+            hint = "the model is not legal as it was given; mend it where it was made"
+            raise ModelRefused(err.code, err.what, where=err.where, hint=hint) from err
         return _lowered_graph(graph, source, seed, decisions)
     specs = tuple(inputs) or (source.meta.inputs if source.meta else ()) or source.inputs
     if not specs:
