@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "robustness")]
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import controls  # noqa: E402
 import corpora  # noqa: E402
 import hostile_artefacts  # noqa: E402
 import hostile_cli  # noqa: E402
@@ -65,23 +66,26 @@ def main() -> int:
     parser.add_argument("--exact", nargs="+", default=[], metavar="NAME", help="exactly these names")
     parser.add_argument("--limit", type=int, help="at most so many, spread over the table")
     parser.add_argument("--jobs", type=int, default=2, help="trials at a time (default 2)")
-    parser.add_argument("--fresh", action="store_true", help="a new process for each command")
+    parser.add_argument(
+        "--fresh", nargs="*", metavar="NAME", help="a new process for each command (of these trials)"
+    )
+    parser.add_argument("--controls", action="store_true", help="trials that must fail, to test the judge")
     parser.add_argument("--json", action="store_true", help="outcomes as JSON lines instead of the table")
     parser.add_argument("--list", action="store_true", help="names only")
     args = parser.parse_args()
     global TRIALS
-    TRIALS = select(all_trials(), args)
+    TRIALS = controls.trials() if args.controls else select(all_trials(), args)
     if args.list:
         print("\n".join(trial.name for trial in TRIALS))
         return 0
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="rubicc-robustness-") as home:
-        outcomes = run(Path(home), args.jobs, args.fresh)
+        outcomes = run(Path(home), args.jobs, fresh_names(args.fresh))
     seconds = time.perf_counter() - start
     if args.json:
         print("\n".join(json.dumps(asdict(outcome)) for outcome in outcomes))
     else:
-        print("\n".join(table(outcomes, seconds, args.fresh)))
+        print("\n".join(table(outcomes, seconds, args.fresh is not None)))
     return int(any(outcome.wrong for outcome in outcomes))
 
 
@@ -94,7 +98,12 @@ def select(found: tuple[Trial, ...], args: argparse.Namespace) -> tuple[Trial, .
     return found
 
 
-def run(home: Path, jobs: int, fresh: bool) -> list[Outcome]:
+def fresh_names(given: list[str] | None) -> frozenset[str]:
+    """Names of the trials whose commands get a process of their own."""
+    return frozenset(given or [trial.name for trial in TRIALS]) if given is not None else frozenset()
+
+
+def run(home: Path, jobs: int, fresh: frozenset[str]) -> list[Outcome]:
     """Prepare what trials share, then run them, ``jobs`` at a time."""
     for name in (*PRELOAD, *PRELOAD_OWN):
         importlib.import_module(name)
@@ -131,10 +140,11 @@ def work(index: int) -> Outcome:
     if trial.needs == "mount" and not STATE["mounts"]:
         return Outcome(trial.name, trial.form, skipped="this machine does not let us mount a tmpfs")
     home, shared = STATE["home"], STATE["shared"]
-    assert isinstance(home, Path) and isinstance(shared, Bench)
+    fresh = STATE["fresh"]
+    assert isinstance(home, Path) and isinstance(shared, Bench) and isinstance(fresh, frozenset)
     place = home / f"t{index:03d}"
     try:
-        return prove(trial, place, shared, fresh=bool(STATE["fresh"]))
+        return prove(trial, place, shared, fresh=trial.name in fresh)
     finally:
         if trial.needs == "mount":
             unmount(place / "cwd" / "small")

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from mounts import mount_small
-from trials import COMPILE, Bench, Commands, Trial
+from trials import COMPILE, Bench, Commands, Trial, same_calls
 
 CPU = ("--target", "cpu", "--runtime", "onnxruntime", "--threads", "1")
 
@@ -124,6 +124,12 @@ def _compile(bench: Bench, *flags: str) -> tuple[str, ...]:
     return ("compile", bench.onnx, *(part for pair in common for part in pair), *flags)
 
 
+def _sound(bench: Bench) -> Commands:
+    """No input is wrong: nothing may be left beside the results, be it by a runtime's telemetry."""
+    compiled = ("compile", bench.onnx, "--target", "cpu", "--threads", "1", "-o", "out")
+    return (compiled, ("verify", "out"), ("env",), _call(bench, str(bench.good)))
+
+
 def _compiled(bench: Bench, flags: tuple[str, ...]) -> Commands:
     return (_compile(bench, *flags),)
 
@@ -138,6 +144,7 @@ def flag_trials() -> Iterator[Trial]:
         yield Trial(f"cli/{name}", partial(_compiled, flags=flags), 2, wanted)
     for name, (line, exit_code, wanted) in LINES.items():
         yield Trial(f"cli/{name}", partial(_one, line=line), exit_code, wanted)
+    yield Trial("cli/sound-model", _sound, 0, leaves=frozenset({"out", "calls.fasta"}), after=same_calls)
     for name, value in (("SEED", "many"), ("PRECISION", "fp61"), ("BUDGET", "size=1"), ("STRICT", "2")):
         yield Trial(
             f"cli/env-{name.lower()}",
