@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from rubicc.driver.artefact import Artefact, is_artefact, open_artefact
 from rubicc.errors import UsageError
+from rubicc.evidence.staging import scratch
 from rubicc.settings import Settings
 
 if TYPE_CHECKING:
@@ -83,5 +83,5 @@ def runnable(model: Any, settings: Settings) -> Iterator[Artefact]:
     if isinstance(model, str | Path) and is_artefact(model):
         yield open_artefact(model)
         return
-    with tempfile.TemporaryDirectory(prefix="rubicc-") as home:
-        yield compile_model(model, Path(home) / "artefact", settings)
+    with scratch() as home:
+        yield compile_model(model, home / "artefact", settings)

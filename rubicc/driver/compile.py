@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from rubicc.driver.inputs import ProofInputs, proof_inputs
 from rubicc.driver.proof import EXACT_MAX_PARAMETERS, Proof, SourceOutputs, prove, write_vectors
 from rubicc.errors import BudgetExceeded, Unsupported
 from rubicc.evidence.decision import Decision
-from rubicc.evidence.staging import StagedDir
+from rubicc.evidence.staging import StagedDir, scratch
 from rubicc.ir.graph import Graph
 from rubicc.settings import Settings
 
@@ -101,8 +100,8 @@ def compile_model(
 def _folder(out: str | Path | None, settings: Settings) -> Iterator[tuple[Path, StagedDir | None]]:
     """Where to build: beside ``out``, or for a dry run in a temporary folder."""
     if settings.dry_run or out is None:
-        with tempfile.TemporaryDirectory(prefix="rubicc-") as name:
-            folder = Path(name) / "dry-run"
+        with scratch() as home:
+            folder = home / "dry-run"
             folder.mkdir()
             yield folder, None
         return

@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -198,6 +199,26 @@ def recover(target: str | Path) -> bool:
                 os.rename(path, target)
                 return True
     return False
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A private folder among the temporary files; what killed runs of this user left there is removed."""
+    parent = Path(tempfile.gettempdir())
+    pattern = re.compile(rf"rubicc-(\d+)-{_host_id()}[0-9a-f]{{8}}")
+    for entry in os.scandir(parent):
+        match = pattern.fullmatch(entry.name)
+        if match and entry.is_dir(follow_symlinks=False) and not _alive(int(match[1])):
+            with contextlib.suppress(OSError):
+                if entry.stat(follow_symlinks=False).st_uid == os.getuid():
+                    shutil.rmtree(entry.path, ignore_errors=True)
+    path = parent / f"rubicc-{os.getpid()}-{_host_id()}{secrets.token_hex(4)}"
+    with _write_errors(path):
+        path.mkdir(mode=0o700)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _absolute(target: str | Path) -> Path:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ from rubicc.errors import OutputExists, UsageError
 from rubicc.evidence import manifest as manifests
 from rubicc.evidence import staging
 from rubicc.evidence.manifest import Manifest
-from rubicc.evidence.staging import StagedDir, StagedFile, recover
+from rubicc.evidence.staging import StagedDir, StagedFile, recover, scratch
 
 
 def build(target: Path, text: str, *, force: bool = False) -> None:
@@ -214,3 +216,26 @@ def test_staged_file_refuses_links_folders_and_late_arrivals(tmp_path: Path) -> 
         file.write(b"ours")
         late.write_text("theirs")
     assert late.read_text() == "theirs"
+
+
+def test_scratch_folders_of_killed_runs_are_removed_and_others_kept(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = """if True:
+        import os
+        from rubicc.evidence.staging import scratch
+        with scratch() as home:
+            print(home, flush=True)
+            os._exit(9)
+    """
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    left = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    killed = Path(left.stdout.strip())
+    assert killed.is_dir() and killed.parent == tmp_path
+    other = tmp_path / "rubicc-1-elsewhere"
+    other.mkdir()
+    alive = tmp_path / re.sub(r"\d+", str(os.getpid()), killed.name, count=1)
+    alive.mkdir()
+    with scratch() as home:
+        assert home.is_dir() and stat.S_IMODE(home.stat().st_mode) == 0o700
+        assert not killed.exists() and other.exists() and alive.exists()
+    assert not home.exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from rubicc.backends.cpu_gpu.templates import run as runner
 from rubicc.errors import Unsupported, UsageError, VerificationFailed
 from rubicc.evidence.gaps import Gap, combined
 from rubicc.evidence.report import NotMeasured
+from rubicc.evidence.staging import scratch
 from rubicc.ir.graph import Graph
 
 RUNS = 5
@@ -91,10 +91,10 @@ def _onnxruntime_times(
     """Median milliseconds per node; nodes of the blocked-layout rewrite carry a suffix that is dropped."""
     import onnxruntime as ort
 
-    with tempfile.TemporaryDirectory(prefix="rubicc-profile-") as home:
+    with scratch() as home:
         options = ort.SessionOptions()
         options.enable_profiling = True
-        options.profile_file_prefix = str(Path(home) / "run")
+        options.profile_file_prefix = str(home / "run")
         options.intra_op_num_threads = description["threads"] or runner.cores()
         options.log_severity_level = 4
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
