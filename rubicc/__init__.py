@@ -21,8 +21,11 @@ __all__ = ["RubiccError", "__version__"]
 def __getattr__(name: str) -> Any:
     """Public API, imported on first use (PEP 562)."""
     from importlib import import_module
+    from importlib.util import find_spec
 
-    api = import_module("rubicc.api")
-    if name in api.__all__:
-        return getattr(api, name)
+    # `from rubicc import plugins` asks here first; a module of ours must not cost the import of the API.
+    if find_spec(f"{__name__}.{name}") is None:
+        api = import_module("rubicc.api")
+        if name in api.__all__:
+            return getattr(api, name)
     raise AttributeError(f"module 'rubicc' has no attribute {name!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from rubicc.errors import UsageError
 from rubicc.spec import Dim, TensorSpec
+from rubicc.text import did_you_mean
 
 DTYPES = {
     "f16": "float16",
@@ -184,8 +184,7 @@ def known_key(key: str, known: Sequence[str], where: str) -> None:
         UsageError: ``RUB-CLI-002``.
     """
     if key not in known:
-        near = difflib.get_close_matches(str(key), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        hint = did_you_mean(key, known, f"known keys: {', '.join(known)}")
         raise UsageError("RUB-CLI-002", f"unknown key {str(key)[:80]!r}", where=where, hint=hint)
 
 

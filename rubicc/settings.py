@@ -7,7 +7,6 @@ recipe or an inherited environment must never be able to switch a safety off.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -30,6 +29,7 @@ from rubicc.quantities import (
 )
 from rubicc.recipe import parse_yaml, read_yaml_mapping
 from rubicc.spec import TensorSpec
+from rubicc.text import did_you_mean
 
 RECIPE_VERSION = 1
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "mixed")
@@ -192,12 +192,11 @@ def _build(flat: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
 def _scalar(key: str, raw: Any, where: str) -> Any:
     if key in _CHOICES:
         if raw not in _CHOICES[key]:
-            near = difflib.get_close_matches(str(raw)[:80], _CHOICES[key], n=1)
             raise UsageError(
                 "RUB-CLI-004",
                 f"{key}: {str(raw)[:80]!r} is not one of {', '.join(_CHOICES[key])}",
                 where=where,
-                hint=f"did you mean {near[0]!r}?" if near else f"for example {_CHOICES[key][0]}",
+                hint=did_you_mean(raw, _CHOICES[key], f"for example {_CHOICES[key][0]}"),
             )
         return raw
     if key in _PATHS:

@@ -7,13 +7,13 @@ Importing this module imports nothing heavy.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from rubicc.errors import UsageError
+from rubicc.text import did_you_mean
 
 Dim = int | str
 Normalisation = Literal["med-mad", "quantile", "pa", "none"]
@@ -143,7 +143,6 @@ def strict_fields(cls: Any, data: Mapping[str, Any], what: str) -> dict[str, Any
         raise UsageError("RUB-SPEC-002", f"{what} has the wrong form: not a mapping")
     for key in data:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            hint = did_you_mean(key, known, f"known keys: {', '.join(known)}")
             raise UsageError("RUB-SPEC-001", f"unknown key {key!r} in {what}", hint=hint)
     return dict(data)

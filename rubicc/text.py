@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 def clean(text: object) -> str:
     """``text`` with control and format characters written as escapes (terminal escapes, newlines, bidi)."""
@@ -9,6 +12,12 @@ def clean(text: object) -> str:
     if value.isprintable():
         return value
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+
+
+def did_you_mean(word: object, known: Iterable[str], otherwise: str, cutoff: float = 0.6) -> str:
+    """The hint of an error about an unknown ``word``: the nearest known one, or ``otherwise``."""
+    near = difflib.get_close_matches(str(word)[:80], list(known), n=1, cutoff=cutoff)
+    return f"did you mean {near[0]!r}?" if near else otherwise
 
 
 def si(value: float, unit: str = "") -> str:

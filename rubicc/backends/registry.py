@@ -6,16 +6,15 @@ its error in :func:`targets`, never a failure of the others.
 
 from __future__ import annotations
 
-import difflib
-import functools
 import importlib
-import os
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, cast
 
 from rubicc.backends.base import Target
 from rubicc.errors import ToolMissing, UsageError
+from rubicc.plugins import REMEDY, Plugins, Unfit, origin
+from rubicc.text import did_you_mean
 
 if TYPE_CHECKING:
     from rubicc.backends.base import Backend
@@ -63,52 +62,35 @@ def builtin(name: str) -> TargetInfo:
     return _BUILTIN[name][0]
 
 
-def plugins_enabled() -> bool:
-    """False under ``RUBICC_PLUGINS=0``."""
-    return os.environ.get("RUBICC_PLUGINS", "1") != "0"
+def _accept(point: EntryPoint, offered: Any) -> Any:
+    """The backend object of a plugin, which may announce its class."""
+    backend = offered() if isinstance(offered, type) else offered
+    missing = [name for name in REQUIRED if not hasattr(backend, name)]
+    if missing:
+        raise Unfit(f"offers no {', '.join(missing)}")
+    if backend.name != point.name:
+        raise Unfit(f"calls itself {backend.name!r} but is registered as {point.name!r}")
+    return backend
 
 
-def _plugin_points() -> dict[str, EntryPoint]:
-    if not plugins_enabled():
-        return {}
-    return {point.name: point for point in entry_points(group=GROUP) if point.name not in _BUILTIN}
-
-
-def _origin(point: EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "unknown package"
-
-
-@functools.cache
-def _load_plugin(point: EntryPoint) -> tuple[Any, str]:
-    """The plugin's backend object, or ``None`` and the reason; whatever the plugin raises is its own."""
-    try:
-        loaded = point.load()
-        backend = loaded() if isinstance(loaded, type) else loaded
-        missing = [name for name in REQUIRED if not hasattr(backend, name)]
-        if missing:
-            return None, f"offers no {', '.join(missing)}"
-        if backend.name != point.name:
-            return None, f"calls itself {backend.name!r} but is registered as {point.name!r}"
-        return backend, ""
-    except Exception as err:
-        return None, f"{type(err).__name__}: {err}"
+PLUGINS = Plugins(GROUP, _BUILTIN, _accept)
 
 
 def targets() -> tuple[TargetInfo, ...]:
     """Every target, built-in ones first; plugins are loaded to show their devices and failures."""
     rows = [row for row, _ in _BUILTIN.values()]
-    for name, point in sorted(_plugin_points().items()):
-        backend, error = _load_plugin(point)
+    for name, package in PLUGINS.versions().items():
+        backend, error = PLUGINS.load(name)
         if backend is None:
-            rows.append(TargetInfo(name, (), "", _origin(point), error))
+            rows.append(TargetInfo(name, (), "", package, error))
         else:
-            rows.append(TargetInfo(name, tuple(backend.devices), str(backend.summary), _origin(point)))
+            rows.append(TargetInfo(name, tuple(backend.devices), str(backend.summary), package))
     return tuple(rows)
 
 
 def plugin_versions() -> dict[str, str]:
     """Target name to ``distribution version`` of every installed plugin, for the manifest; loads nothing."""
-    return {name: _origin(point) for name, point in sorted(_plugin_points().items())}
+    return PLUGINS.versions()
 
 
 def parse_target(text: str) -> Target:
@@ -121,9 +103,8 @@ def parse_target(text: str) -> Target:
     name, _, device = text.strip().partition(":")
     devices = _devices(name)
     if device and device not in devices:
-        hint = (
-            _nearest(device, devices) if devices else f"target {name} has no devices: write --target {name}"
-        )
+        known = f"known: {', '.join(devices)}" if devices else f"it has none: write --target {name}"
+        hint = did_you_mean(device, devices, known)
         raise UsageError("RUB-TGT-002", f"target {name!r} has no device {device!r}", hint=hint)
     return Target(name, device)
 
@@ -146,20 +127,13 @@ def _devices(name: str) -> tuple[str, ...]:
 
 
 def _plugin(name: str) -> Any:
-    points = _plugin_points()
+    points = PLUGINS.points()
     if name not in points:
         known = [*_BUILTIN, *points]
-        raise UsageError("RUB-TGT-001", f"unknown target {name!r}", hint=_nearest(name, known))
-    backend, error = _load_plugin(points[name])
+        hint = did_you_mean(name, known, f"known: {', '.join(known)}")
+        raise UsageError("RUB-TGT-001", f"unknown target {name!r}", hint=hint)
+    backend, error = PLUGINS.load(name)
     if backend is None:
-        raise ToolMissing(
-            "RUB-TGT-003",
-            f"target {name!r} of {_origin(points[name])} could not be loaded: {error}",
-            hint="update or uninstall that package, or set RUBICC_PLUGINS=0",
-        )
+        what = f"target {name!r} of {origin(points[name])} could not be loaded: {error}"
+        raise ToolMissing("RUB-TGT-003", what, hint=REMEDY)
     return backend
-
-
-def _nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

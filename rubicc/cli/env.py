@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import Any
 
 from rubicc.cli.console import Console, facts
+from rubicc.text import clean
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -16,11 +18,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Print versions, machine, runtimes' providers and RUBICC_* variables."""
     from rubicc.evidence import environment
 
-    value = {
+    value: dict[str, Any] = {
         "versions": environment.library_versions(environment.LIBRARIES + environment.READERS),
         "machine": environment.machine(),
         "cpu": environment.cpu(),
         "providers": _providers(),
+        "plugins": _plugins(),
         "variables": {key: os.environ[key] for key in sorted(os.environ) if key.startswith("RUBICC_")},
     }
     flags = set(value["cpu"]["flags"])
@@ -36,10 +39,23 @@ def run(args: argparse.Namespace, console: Console) -> int:
         "",
         *facts(value["providers"]),
     ]
+    for plugin in value["plugins"]:
+        lines.append(clean(f"plugin {plugin['name']} of {plugin['origin']}: {plugin['error'] or 'loads'}"))
     if value["variables"]:
         lines += ["", *facts(value["variables"])]
     console.result(value, lines)
     return 0
+
+
+def _plugins() -> list[dict[str, str]]:
+    """Plugins of every group, with the reason where one does not load."""
+    from rubicc import plugins
+
+    return [
+        {"name": f"{group.group}:{row.id}", "origin": row.origin, "error": row.error}
+        for group in plugins.groups()
+        for row in group.rows()
+    ]
 
 
 def _providers() -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import textwrap
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import rubicc
 from rubicc.cli.console import Console, table
 from rubicc.errors import UsageError
+from rubicc.text import did_you_mean
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +29,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         return 0
     code = args.code.strip().strip("[]").upper()
     if code not in codes:
-        near = difflib.get_close_matches(code, codes, n=1, cutoff=0.7)
-        hint = f"did you mean {near[0]!r}?" if near else "`rubicc explain` lists all codes"
+        hint = did_you_mean(code, codes, "`rubicc explain` lists all codes", cutoff=0.7)
         raise UsageError("RUB-CLI-014", f"no code {args.code!r}", hint=hint)
     title, text = codes[code]
     lines = [f"{code}: {title}", "", *textwrap.wrap(text, 88)]

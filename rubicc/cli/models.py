@@ -25,8 +25,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from rubicc.models import registry
 
     if args.action == "list":
-        entries = [_summary(registry.get(name)) for name in registry.names()]
-        rows = [(e["name"], f"{e['parameters']:,}" if e["parameters"] else "", e["summary"]) for e in entries]
+        entries = [_listed(name) for name in registry.names()]
+        rows = [
+            (e["name"], f"{e['parameters']:,}" if e.get("parameters") else "", e.get("error") or e["summary"])
+            for e in entries
+        ]
         console.result({"models": entries}, table(("name", "parameters", "summary"), rows, right="1"))
         return 0
     if args.name is None:
@@ -34,6 +37,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
     entry = registry.get(args.name)
     config = _config(entry, args.arch_config)
     return _show(entry, config, console) if args.action == "show" else _create(entry, config, args, console)
+
+
+def _listed(name: str) -> dict[str, Any]:
+    """One row of the list; a plugin that does not load is a row with its reason and spoils no other."""
+    from rubicc.models import registry
+
+    try:
+        return _summary(registry.get(name))
+    except UsageError as error:
+        return {"name": name, "error": error.what}
 
 
 def _config(entry: Any, path: str | None) -> Any:

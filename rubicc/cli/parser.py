@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from rubicc.errors import UsageError
+from rubicc.text import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,8 +28,7 @@ class Parser(argparse.ArgumentParser):
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         hint = f"`{self.prog} --help` lists what is possible"
         if choice:
-            near = difflib.get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else hint
+            hint = did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2]), hint)
         raise UsageError("RUB-CLI-001", message, hint=hint)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
@@ -37,8 +36,7 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             known = getattr(parsed, "known_flags", ())
-            near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "`--help` lists the flags"
+            hint = did_you_mean(unknown[0].partition("=")[0], known, "`--help` lists the flags")
             raise UsageError("RUB-CLI-001", f"unknown argument {unknown[0]!r}", hint=hint)
         return parsed
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import inspect
-from dataclasses import fields
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from rubicc.cli.console import Console, table
+from rubicc.errors import UsageError
 from rubicc.text import clean
+
+if TYPE_CHECKING:
+    from rubicc.passes.registry import PassInfo
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,18 +22,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """List every pass, or show one with its options."""
-    from rubicc.errors import UsageError
     from rubicc.passes import registry
 
     if args.action == "list":
-        entries = [_entry(registry.get(pass_id)) for pass_id in registry.ids()]
-        rows = [(e["id"], "exact" if e["exact"] else "approximate", e["summary"]) for e in entries]
+        entries = [_listed(pass_id) for pass_id in registry.ids()]
+        rows = [(e["id"], _kind(e), e.get("error") or e["summary"]) for e in entries]
         console.result({"passes": entries}, table(("id", "kind", "summary"), rows))
         return 0
     if args.id is None:
         raise UsageError("RUB-CLI-006", "passes show needs an ID", hint="`rubicc passes list` prints them")
-    cls = registry.get(args.id)
-    entry = _entry(cls) | {"documentation": inspect.cleandoc(cls.__doc__ or "")}
+    info = registry.info(args.id)
+    entry = _entry(info) | {"documentation": info.text}
     lines = [entry["id"], "", *map(clean, entry["documentation"].splitlines()), ""]
     if entry["options"]:
         rows = [(name, o["type"], o["default"]) for name, o in entry["options"].items()]
@@ -46,16 +48,21 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _entry(cls: Any) -> dict[str, Any]:
-    options = {}
-    for f in fields(cls.Options):
-        options[f.name] = {"type": str(f.type), "default": getattr(cls.Options(), f.name)}
-    return {
-        "id": cls.id,
-        "summary": inspect.cleandoc(cls.__doc__ or "").partition("\n")[0],
-        "exact": cls.exact,
-        "tolerance": cls.tolerance,
-        "requires": sorted(cls.requires),
-        "ensures": sorted(cls.ensures),
-        "options": options,
-    }
+def _listed(pass_id: str) -> dict[str, Any]:
+    """One row of the list; a plugin that does not load is a row with its reason and spoils no other."""
+    from rubicc.passes import registry
+
+    try:
+        return _entry(registry.info(pass_id))
+    except UsageError as error:
+        return {"id": pass_id, "error": error.what}
+
+
+def _entry(info: PassInfo) -> dict[str, Any]:
+    entry = asdict(info)
+    del entry["text"]
+    return entry
+
+
+def _kind(entry: dict[str, Any]) -> str:
+    return "" if "error" in entry else "exact" if entry["exact"] else "approximate"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rubicc import plugins
 from rubicc.evidence.environment import cpu, library_versions, machine
 from rubicc.evidence.manifest import Manifest, PassEntry
 from rubicc.evidence.report import (
@@ -60,8 +61,6 @@ def make_report(build: Build, folder: Path) -> Report:
 
 def make_manifest(build: Build) -> Manifest:
     """The deterministic part; ``files`` is filled when the folder is sealed."""
-    from rubicc.backends.registry import plugin_versions
-
     inputs = {"model": build.source.sha256}
     if build.inputs is not None and build.inputs.sha256:
         inputs["reference"] = build.inputs.sha256
@@ -75,7 +74,7 @@ def make_manifest(build: Build) -> Manifest:
         },
         inputs=inputs,
         versions=library_versions(),
-        plugins=plugin_versions(),
+        plugins=plugins.versions(),
         cpu={key: value for key, value in cpu().items() if key != "model"},
         seeds={"example inputs": build.settings.seed},
         passes=tuple(PassEntry(r.id, dict(r.options), r.changed) for r in build.records),

@@ -48,7 +48,7 @@ class Manifest:
         model: ``name``, ``kind`` (reader id) and ``arch`` of the source.
         inputs: role (``model``, ``calib``, ``reference``) -> sha256 of what was read.
         versions: tool and library versions; ``rubicc`` is always there.
-        plugins: entry-point plugins that were loaded -> version.
+        plugins: ``group:name`` of every entry-point plugin installed -> package and version.
         cpu: ``architecture`` and ``flags`` of the machine that compiled.
         seeds: name -> seed.
         passes: in the order they ran.

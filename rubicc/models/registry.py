@@ -5,18 +5,18 @@ Importing this does not import torch.
 
 from __future__ import annotations
 
-import difflib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
 from rubicc.errors import UsageError
 from rubicc.models import ctc_config, dna_bert_config, recurrent_config
 from rubicc.models.config import config_from_plain, require
+from rubicc.plugins import REMEDY, Plugins, Unfit
 from rubicc.spec import ModelMeta
+from rubicc.text import did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -195,12 +195,19 @@ _ENTRIES = (
 _TABLE = {entry.name: entry for entry in _ENTRIES}
 
 
+def _accept(point: EntryPoint, offered: Any) -> ModelEntry:
+    if not isinstance(offered, ModelEntry):
+        raise Unfit(f"gives {type(offered).__name__}, not ModelEntry")
+    return offered
+
+
 PLUGIN_GROUP = "rubicc.models"
+PLUGINS = Plugins(PLUGIN_GROUP, _TABLE, _accept)
 
 
 def names() -> tuple[str, ...]:
     """Every architecture: the zoo in catalogue order, then those of installed plugins."""
-    return (*_TABLE, *(name for name in _plugins() if name not in _TABLE))
+    return (*_TABLE, *PLUGINS.points())
 
 
 def get(name: str) -> ModelEntry:
@@ -212,12 +219,15 @@ def get(name: str) -> ModelEntry:
     """
     if name in _TABLE:
         return _TABLE[name]
-    plugin = _plugins().get(name)
-    if plugin is not None:
-        return _load(plugin)
-    near = difflib.get_close_matches(name, names(), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}"
-    raise UsageError("RUB-MODEL-001", f"no architecture called {name!r}", hint=hint)
+    point = PLUGINS.points().get(name)
+    if point is None:
+        hint = did_you_mean(name, names(), f"known: {', '.join(names())}")
+        raise UsageError("RUB-MODEL-001", f"no architecture called {name!r}", hint=hint)
+    entry, error = PLUGINS.load(name)
+    if entry is None:
+        what = f"model plugin {name!r} could not be loaded: {error}"
+        raise UsageError("RUB-MODEL-004", what, where=point.value, hint=REMEDY)
+    return entry
 
 
 def network_parameters(module: torch.nn.Module) -> int:
@@ -225,23 +235,3 @@ def network_parameters(module: torch.nn.Module) -> int:
     return sum(
         value.numel() for name, value in module.named_parameters() if ".scaling_impl." not in f".{name}."
     )
-
-
-def _plugins() -> dict[str, EntryPoint]:
-    """Announced by installed packages and not imported yet."""
-    if os.environ.get("RUBICC_PLUGINS") == "0":
-        return {}
-    return {point.name: point for point in entry_points(group=PLUGIN_GROUP)}
-
-
-def _load(plugin: EntryPoint) -> ModelEntry:
-    hint = "mend or uninstall that package, or set RUBICC_PLUGINS=0"
-    try:
-        entry = plugin.load()
-    except Exception as err:  # whatever a foreign package raises must name that package
-        what = f"model plugin {plugin.name!r} failed to load: {err}"
-        raise UsageError("RUB-MODEL-004", what, where=plugin.value, hint=hint) from err
-    if not isinstance(entry, ModelEntry):
-        what = f"model plugin {plugin.name!r} gives {type(entry).__name__}, not ModelEntry"
-        raise UsageError("RUB-MODEL-004", what, where=plugin.value, hint=hint)
-    return entry

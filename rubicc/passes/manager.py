@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -14,6 +13,7 @@ from rubicc.evidence.decision import Decision
 from rubicc.ir.graph import Graph
 from rubicc.passes.pipelines import Step, check_order
 from rubicc.passes.registry import Note, Pass, get, ids
+from rubicc.text import did_you_mean
 
 MAX_ROUNDS = 100
 OnStage = Callable[[int, str, Graph, bool, float], None]
@@ -203,8 +203,7 @@ def make_options(cls: type[Pass], values: Mapping[str, Any]) -> Any:
     checked = {}
     for key, value in values.items():
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(names) or 'no options'}"
+            hint = did_you_mean(key, names, f"it has: {', '.join(names) or 'no options'}")
             raise UsageError("RUB-PASS-003", f"pass {cls.id} has no option {key!r}", hint=hint)
         try:
             checked[key] = _as_type(value, known[key])

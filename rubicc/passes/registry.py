@@ -2,21 +2,20 @@
 
 Listing ids imports no pass: built-in ones stand in a table, plugin ones in the entry-point group
 ``rubicc.passes`` (entry name = pass id, entry value = ``module:Class``). A pass is imported when it is first
-asked for. A plugin that cannot be imported fails alone and by name; ``RUBICC_PLUGINS=0`` ignores all of them.
+asked for.
 """
 
 from __future__ import annotations
 
-import difflib
-import functools
-import os
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from rubicc.errors import UsageError
+from rubicc.plugins import REMEDY, Plugin, Plugins, Unfit, origin
+from rubicc.text import did_you_mean
 
 if TYPE_CHECKING:
     from rubicc.evidence.decision import Decision
@@ -149,7 +148,7 @@ def unregister(pass_id: str) -> None:
 
 def ids() -> tuple[str, ...]:
     """Ids of all passes, sorted; imports none of them."""
-    return tuple(sorted({*_TABLE, *_CLASSES, *_plugins()}))
+    return tuple(sorted({*_TABLE, *_CLASSES, *PLUGINS.points()}))
 
 
 def get(pass_id: str) -> type[Pass]:
@@ -161,95 +160,65 @@ def get(pass_id: str) -> type[Pass]:
     if pass_id not in _CLASSES:
         if pass_id in _TABLE:
             import_module(_TABLE[pass_id])
-        elif pass_id in _plugins():
-            _load_plugin(_plugins()[pass_id])
+        elif pass_id in PLUGINS.points():
+            _load_plugin(PLUGINS.points()[pass_id])
         else:
-            near = difflib.get_close_matches(pass_id, ids(), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "`rubicc passes list` prints all ids"
+            hint = did_you_mean(pass_id, ids(), "`rubicc passes list` prints all ids")
             raise UsageError("RUB-PASS-001", f"unknown pass {pass_id!r}", hint=hint)
     return _CLASSES[pass_id]
 
 
-@functools.cache
-def _scan() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
+def _accept(point: EntryPoint, offered: Any) -> type[Pass]:
+    if not (isinstance(offered, type) and issubclass(offered, Pass)):
+        raise Unfit(f"{point.value} is not a Pass")
+    if offered.id != point.name:
+        raise Unfit(f"announced as {point.name!r} but its id is {offered.id!r}")
+    return register(offered)
 
 
-def _plugins() -> dict[str, EntryPoint]:
-    return {} if os.environ.get("RUBICC_PLUGINS") == "0" else _scan()
+PLUGINS = Plugins(ENTRY_POINT_GROUP, _TABLE, _accept)
 
 
-def _load_plugin(entry: EntryPoint) -> None:
-    owner = entry.dist.name if entry.dist is not None else entry.value
-    try:
-        cls = entry.load()
-        if not (isinstance(cls, type) and issubclass(cls, Pass)):
-            raise TypeError(f"{entry.value} is not a Pass")
-        if cls.id != entry.name:
-            raise TypeError(f"announced as {entry.name!r} but its id is {cls.id!r}")
-        register(cls)
-    except Exception as err:  # whatever a plugin raises must not look like a fault of rubicc
-        raise UsageError(
-            "RUB-PASS-004",
-            f"plugin pass {entry.name!r} could not be loaded: {type(err).__name__}: {err}",
-            where=f"package {owner}",
-            hint="upgrade or remove the package, or set RUBICC_PLUGINS=0",
-        ) from err
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """A pass announced by an installed package. ``error`` is empty when it loads."""
-
-    id: str
-    package: str
-    version: str
-    error: str
+def _load_plugin(point: EntryPoint) -> None:
+    cls, error = PLUGINS.load(point.name)
+    if cls is None:
+        what = f"plugin pass {point.name!r} could not be loaded: {error}"
+        raise UsageError("RUB-PASS-004", what, where=f"package {origin(point)}", hint=REMEDY)
 
 
 def plugins() -> tuple[Plugin, ...]:
-    """Every announced plugin pass, loaded, with the reason where that failed (for manifest and ``env``)."""
-    rows = []
-    for name, entry in sorted(_plugins().items()):
-        error = "shadowed by the built-in pass of this id" if name in _TABLE else ""
-        if not error:
-            try:
-                get(name)
-            except UsageError as err:
-                error = err.what
-        dist = entry.dist
-        rows.append(Plugin(name, dist.name if dist else "?", dist.version if dist else "?", error))
-    return tuple(rows)
+    """Every announced plugin pass, loaded, with the reason where that failed."""
+    return PLUGINS.rows()
 
 
 @dataclass(frozen=True)
 class PassInfo:
-    """What ``rubicc passes show`` prints. ``options`` holds (name, type, default) as text."""
+    """What ``rubicc passes show`` prints. ``options`` maps a name to its ``type`` and ``default``."""
 
     id: str
     summary: str
-    text: str
-    requires: tuple[str, ...]
-    ensures: tuple[str, ...]
     exact: bool
     tolerance: float
-    options: tuple[tuple[str, str, str], ...]
+    requires: tuple[str, ...]
+    ensures: tuple[str, ...]
+    options: dict[str, dict[str, Any]]
+    text: str
 
 
 def info(pass_id: str) -> PassInfo:
     """Everything a pass declares, from its class."""
     cls = get(pass_id)
-    text = cleandoc(cls.__doc__ or "")
-    options, defaults = [], cls.Options()
-    for field in fields(cls.Options):
-        options.append((field.name, str(field.type), repr(getattr(defaults, field.name))))
+    text, defaults = cleandoc(cls.__doc__ or ""), cls.Options()
     return PassInfo(
         id=cls.id,
-        summary=text.split("\n\n")[0].replace("\n", " "),
-        text=text,
-        requires=tuple(sorted(cls.requires)),
-        ensures=tuple(sorted(cls.ensures)),
+        summary=" ".join(text.partition("\n\n")[0].split()),
         exact=cls.exact,
         tolerance=cls.tolerance,
-        options=tuple(options),
+        requires=tuple(sorted(cls.requires)),
+        ensures=tuple(sorted(cls.ensures)),
+        options={
+            field.name: {"type": str(field.type), "default": getattr(defaults, field.name)}
+            for field in fields(cls.Options)
+        },
+        text=text,
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rubicc import plugins
 from rubicc.errors import UsageError
 from rubicc.models import registry
 from rubicc.models.codes import CODES
@@ -173,7 +174,7 @@ def test_plugins_are_listed_unloaded_and_fail_by_name(monkeypatch: pytest.Monkey
         EntryPoint("plug-bad", "no_such_module_here:ENTRY", registry.PLUGIN_GROUP),
         EntryPoint("plug-odd", "json:dumps", registry.PLUGIN_GROUP),
     ]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    monkeypatch.setattr(plugins, "_scan", lambda group, path: {point.name: point for point in points})
     module = type(sys)("tests_plugin")
     module.GOOD = registry.get("demo-ctc")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tests_plugin", module)

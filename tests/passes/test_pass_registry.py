@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from pass_graphs import conv_norm, graph, node
 
+from rubicc import plugins
 from rubicc.errors import UsageError, VerificationFailed
 from rubicc.ir.graph import Graph
 from rubicc.passes import registry
@@ -87,7 +88,7 @@ def entry_points(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-de
             )
             for name, value in found.items()
         }
-        monkeypatch.setattr(registry, "_scan", lambda: points)
+        monkeypatch.setattr(plugins, "_scan", lambda group, path: points)
 
     yield announce
     unregister("example.merge-muls")
