@@ -32,16 +32,15 @@ def call():
 
 threads = [threading.Thread(target=call, daemon=True) for _ in range(8)]
 for thread in threads: thread.start()
-for thread in threads: thread.join(20)
-assert not any(thread.is_alive() for thread in threads), "deadlock"
+for thread in threads: thread.join()
 """
 
 
 @pytest.mark.slow
 def test_first_calls_from_many_threads() -> None:
     home = str(Path(__file__).parents[2])
+    env = {**os.environ, "PYTHONPATH": home}
     for _ in range(20):
-        done = subprocess.run(
-            [sys.executable, "-c", _FIRST_USE], env={**os.environ, "PYTHONPATH": home}, capture_output=True
-        )
+        # A deadlock holds the interpreter's lock, so only somebody outside can end it.
+        done = subprocess.run([sys.executable, "-c", _FIRST_USE], env=env, capture_output=True, timeout=60)
         assert done.returncode == 0, done.stderr.decode()[-2000:]
