@@ -1,6 +1,6 @@
 """The exit codes that other tests of the command line do not produce: 0 to 8 and 130 are a contract.
 
-2, 3, 5, 6, 7 and 8 from a real model are in ``tests/cli/test_verbs.py``, 2, 3 and 8 from everything hostile in
+2, 3, 5, 6, 7 and 8 from a real model are in ``tests/cli/test_verbs.py``, 2, 3 and 8 from hostile input in
 :mod:`test_cli_hostile`, 130 in :mod:`test_kill_anywhere`.
 """
 
