@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rubicc.errors import UsageError
+from rubicc.text import first_line
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 16
@@ -79,8 +80,8 @@ def parse_yaml(text: str, what: str, *, where: str = "") -> Any:
             "RUB-CLI-011", f"{what} is not acceptable YAML: {problem}", where=where + line
         ) from err
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as err:
-        problem = str(err).splitlines()[0] if str(err) else type(err).__name__
-        raise UsageError("RUB-CLI-011", f"{what} is not acceptable YAML: {problem}", where=where) from err
+        what = f"{what} is not acceptable YAML: {first_line(err)}"
+        raise UsageError("RUB-CLI-011", what, where=where) from err
 
 
 def _check_events(events: Iterator[Any], what: str, where: str) -> None:

@@ -14,6 +14,17 @@ def clean(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
 
 
+def printable(text: str, length: int = 80) -> str:
+    """The first ``length`` characters of a text from a file, without any that could drive a terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text[:length])
+
+
+def first_line(err: BaseException, length: int = 200) -> str:
+    """A library's complaint in one printable line; its type where it says nothing."""
+    text = str(err).strip() or type(err).__name__
+    return printable(text.splitlines()[0], length)
+
+
 def did_you_mean(word: object, known: Iterable[str], otherwise: str, cutoff: float = 0.6) -> str:
     """The hint of an error about an unknown ``word``: the nearest known one, or ``otherwise``."""
     near = difflib.get_close_matches(str(word)[:80], list(known), n=1, cutoff=cutoff)

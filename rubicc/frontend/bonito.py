@@ -16,9 +16,9 @@ from rubicc.frontend.bonito_crf import crf_layout
 from rubicc.frontend.bonito_ctc import ctc_layout
 from rubicc.frontend.fit import as_state_dict, build_arch, check_config, prepare
 from rubicc.frontend.limits import DEFAULT, Limits
-from rubicc.frontend.pickles import printable
 from rubicc.frontend.source import Source
 from rubicc.spec import ModelMeta, SignalSpec
+from rubicc.text import first_line, printable
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +84,7 @@ def read_config(folder: Path, limits: Limits = DEFAULT) -> dict[str, Any]:
     try:
         config = tomllib.loads(files.read_small(path, limits).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as err:
-        raise _malformed(folder, ptfile.first_line(err)) from err
+        raise _malformed(folder, first_line(err)) from err
     for name in ("model", "labels", "input", "encoder", "block", "global_norm"):
         check_config(config.get(name), f"{folder.name}/config.toml", limits)
     return config

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rubicc.errors import ModelRefused, UsageError
 from rubicc.evidence.staging import StagedFile
 from rubicc.frontend import files, ptfile, safetensors_file
-from rubicc.frontend.fit import as_state_dict, build_arch, prepare
+from rubicc.frontend.fit import as_state_dict, rebuilt
 from rubicc.frontend.limits import DEFAULT, Limits
 from rubicc.frontend.source import Source
 from rubicc.spec import ModelMeta
+from rubicc.text import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +97,7 @@ def parse_head(path: Path, metadata: Mapping[str, str]) -> dict[str, Any] | None
     try:
         head = json.loads(metadata[METADATA_KEY])
     except (ValueError, RecursionError) as err:
-        _refuse(path, f"metadata is not JSON: {ptfile.first_line(err)}", err)
+        _refuse(path, f"metadata is not JSON: {first_line(err)}", err)
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         _refuse(path, "metadata is not a rubicc head")
     return head
@@ -113,19 +114,12 @@ def from_parts(path: Path, head: Mapping[str, Any], state_dict: Any) -> Source:
     except UsageError as err:
         _refuse(path, err.what, err)
     tensors, nested = as_state_dict(state_dict, path.name)
-    tensors, decisions = prepare(tensors, path.name)
     try:
-        module, _ = build_arch(meta.arch, meta.config, tensors, path.name)
+        source = rebuilt("checkpoint", path, meta.arch, meta.config, tensors, decisions=nested)
     except UsageError as err:
         _refuse(path, err.what, err)
-    return Source(
-        kind="checkpoint",
-        name=path.stem,
-        sha256=files.sha256_file(path),
-        meta=meta,
-        module=module,
-        decisions=nested + decisions,
-    )
+    source.meta = meta
+    return source
 
 
 def _refuse(path: Path, what: str, err: BaseException | None = None) -> NoReturn:

@@ -9,8 +9,8 @@ from pathlib import Path
 from rubicc.errors import ModelRefused, UsageError
 from rubicc.frontend import files, zips
 from rubicc.frontend.limits import DEFAULT, Limits
-from rubicc.frontend.pickles import printable
 from rubicc.frontend.ptfile import LEGACY_MAGIC
+from rubicc.text import printable
 
 FORMS = (
     "rubicc checkpoint, state dict (--arch), .pt2, Hugging Face or bonito folder, taiyaki checkpoint, ONNX"

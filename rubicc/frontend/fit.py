@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rubicc.errors import ModelRefused, UsageError
 from rubicc.evidence.decision import Decision
+from rubicc.frontend import files
 from rubicc.frontend.limits import DEFAULT, Limits
-from rubicc.frontend.pickles import printable
-from rubicc.frontend.ptfile import first_line
+from rubicc.frontend.source import Source
+from rubicc.text import first_line, printable
 
 if TYPE_CHECKING:
     import torch
@@ -154,6 +156,33 @@ def build_arch(
         settings = entry.config_from_dict(config)
     module = fill(lambda: entry.build(settings), tensors, where, arch, chosen=chosen)
     return module, entry.meta(settings)
+
+
+def rebuilt(
+    kind: str,
+    path: Path,
+    arch: str,
+    config: Mapping[str, Any] | None,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    decisions: Sequence[Decision] = (),
+    chosen: bool = False,
+) -> Source:
+    """The source of a file whose ``tensors`` belong to the zoo's ``arch``.
+
+    Raises:
+        UsageError, ModelRefused: as :func:`prepare` and :func:`build_arch`.
+    """
+    tensors, found = prepare(tensors, path.name)
+    module, meta = build_arch(arch, config, tensors, path.name, chosen=chosen)
+    return Source(
+        kind=kind,
+        name=path.stem,
+        sha256=files.sha256_file(path),
+        meta=meta,
+        module=module,
+        decisions=[*decisions, *found],
+    )
 
 
 def fill(

@@ -18,9 +18,9 @@ from rubicc.evidence.decision import Decision
 from rubicc.frontend import files, ptfile, safetensors_file
 from rubicc.frontend.fit import as_state_dict, build_arch, check_config, compare, prepare
 from rubicc.frontend.limits import DEFAULT, Limits
-from rubicc.frontend.pickles import printable
 from rubicc.frontend.source import Source
 from rubicc.spec import ModelMeta, TensorSpec
+from rubicc.text import first_line, printable
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +103,7 @@ def _json(path: Path, folder: Path, limits: Limits) -> dict[str, Any]:
     try:
         value = json.loads(files.read_small(path, limits))
     except (ValueError, RecursionError) as err:
-        raise _malformed(folder, f"{path.name} is not JSON: {ptfile.first_line(err)}") from err
+        raise _malformed(folder, f"{path.name} is not JSON: {first_line(err)}") from err
     if not isinstance(value, dict):
         raise _malformed(folder, f"{path.name} is not a JSON object")
     return value
@@ -209,7 +209,7 @@ def _build(
         with torch.device("meta"):
             sketch = factory.from_config(settings, attn_implementation="eager", trust_remote_code=False)
     except Exception as err:  # transformers validates with many exception types
-        raise _malformed(folder, f"transformers refuses config.json: {ptfile.first_line(err)}") from err
+        raise _malformed(folder, f"transformers refuses config.json: {first_line(err)}") from err
     tensors, decisions = _drop_unused(tensors, sketch.state_dict(), folder)
     _complete_tied(sketch, tensors)
     compare(sketch.state_dict(), tensors, folder.name, name)

@@ -20,6 +20,7 @@ from rubicc.frontend.feeds import Feeds, draw, oppose, sizes
 from rubicc.frontend.source import Source
 from rubicc.ir.graph import Graph
 from rubicc.spec import ModelMeta, TensorSpec
+from rubicc.text import first_line
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -126,7 +127,7 @@ class _Reference:
         self.specs = tuple(specs)
         self._double: torch.nn.Module | None = None
         limits = _integer_limits(self.module, self.specs, source.meta)
-        error: Exception | None = None
+        error = Exception()
         for scale in (1, 4, 16):
             self.feeds = [draw(self.specs, sizes(self.specs, i, scale), seed + i, limits) for i in (0, 1)]
             oppose(*self.feeds)
@@ -136,10 +137,9 @@ class _Reference:
             except Exception as err:  # torch raises anything; too short an input is the usual cause
                 error = err
         else:
-            text = str(error).strip().splitlines() or [type(error).__name__]
             raise ModelRefused(
                 "RUB-LOW-006",
-                f"the model does not run on inputs of the declared form: {text[0][:300]}",
+                f"the model does not run on inputs of the declared form: {first_line(error, 300)}",
                 where=source.name,
                 hint="check --input: names in the order of forward(), shape and element type",
             ) from error

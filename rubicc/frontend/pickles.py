@@ -17,6 +17,7 @@ from typing import Any
 
 from rubicc.errors import ModelRefused
 from rubicc.frontend.limits import DEFAULT, Limits
+from rubicc.text import printable
 
 
 @dataclass(frozen=True)
@@ -382,11 +383,6 @@ def check_view(numel: int, offset: int, size: tuple[int, ...], stride: tuple[int
             where=where,
             hint="the file is damaged or hostile",
         )
-
-
-def printable(text: str, length: int = 80) -> str:
-    """Text from a file as it may be shown: no control characters that could drive a terminal."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text[:length])
 
 
 def _expect(value: Any, kind: type) -> Any:

@@ -23,9 +23,9 @@ from rubicc.frontend.fit import finite
 from rubicc.frontend.limits import DEFAULT, Limits
 from rubicc.frontend.pickles import check_view
 from rubicc.frontend.pt2_program import clean_program
-from rubicc.frontend.ptfile import first_line
 from rubicc.frontend.source import Source
 from rubicc.spec import TensorSpec
+from rubicc.text import first_line
 
 if TYPE_CHECKING:
     import torch

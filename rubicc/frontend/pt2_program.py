@@ -18,7 +18,7 @@ from typing import Any
 
 from rubicc.errors import ModelRefused
 from rubicc.frontend.limits import DEFAULT, Limits
-from rubicc.frontend.pickles import printable
+from rubicc.text import printable
 
 _HINT = "export again with torch.export.save from plain tensors and aten operators"
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")

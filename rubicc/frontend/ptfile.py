@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rubicc.errors import ModelRefused
 from rubicc.frontend import pickles, zips
 from rubicc.frontend.limits import DEFAULT, Limits
+from rubicc.text import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -234,9 +235,3 @@ def _materialise(value: Any, blocks: Mapping[str, torch.Tensor], done: dict[int,
 
 def _holds_records(values: tuple[Any, ...]) -> bool:
     return any(isinstance(v, pickles.TensorRecord | pickles.Inert | dict | list) for v in values)
-
-
-def first_line(err: BaseException) -> str:
-    """A library's complaint in one line of at most 200 characters."""
-    text = str(err).strip() or type(err).__name__
-    return pickles.printable(text.splitlines()[0], 200)

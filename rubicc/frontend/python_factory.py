@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from rubicc.errors import ModelRefused, RubiccError, UsageError
 from rubicc.evidence.decision import Decision
-from rubicc.frontend.ptfile import first_line
 from rubicc.frontend.source import Source
 from rubicc.spec import ModelMeta
+from rubicc.text import first_line
 
 if TYPE_CHECKING:
     import torch

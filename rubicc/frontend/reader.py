@@ -11,6 +11,7 @@ from rubicc.frontend import ptfile, python_factory
 from rubicc.frontend.detect import detect
 from rubicc.frontend.limits import DEFAULT, Limits
 from rubicc.frontend.source import Source
+from rubicc.text import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,7 @@ def read_model(
     except (OSError, MemoryError) as err:
         raise ModelRefused(
             "RUB-READ-001",
-            f"cannot read: {ptfile.first_line(err)}",
+            f"cannot read: {first_line(err)}",
             where=path.name,
             hint="check file and disk",
         ) from err

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from rubicc.errors import ModelRefused
 from rubicc.frontend.limits import DEFAULT, Limits
-from rubicc.frontend.ptfile import first_line
+from rubicc.text import first_line
 
 if TYPE_CHECKING:
     import torch

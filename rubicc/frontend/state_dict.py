@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rubicc.errors import UsageError
-from rubicc.evidence.decision import Decision
-from rubicc.frontend import files
-from rubicc.frontend.fit import as_state_dict, build_arch, prepare
-from rubicc.frontend.pickles import printable
+from rubicc.frontend.fit import as_state_dict, rebuilt
 from rubicc.frontend.source import Source
+from rubicc.text import printable
 
 
 def read(path: Path, value: Any, arch: str | None, arch_config: Mapping[str, Any] | None) -> Source:
@@ -30,14 +28,4 @@ def read(path: Path, value: Any, arch: str | None, arch_config: Mapping[str, Any
             where=path.name,
             hint="give --arch NAME (`rubicc models list`)",
         )
-    tensors, decisions = prepare(tensors, path.name)
-    module, meta = build_arch(arch, arch_config, tensors, path.name, chosen=True)
-    found: list[Decision] = nested + decisions
-    return Source(
-        kind="state-dict",
-        name=path.stem,
-        sha256=files.sha256_file(path),
-        meta=meta,
-        module=module,
-        decisions=found,
-    )
+    return rebuilt("state-dict", path, arch, arch_config, tensors, decisions=nested, chosen=True)

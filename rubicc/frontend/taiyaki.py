@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rubicc.errors import ModelRefused
-from rubicc.frontend import files, ptfile
-from rubicc.frontend.fit import build_arch, prepare
+from rubicc.frontend import ptfile
+from rubicc.frontend.fit import rebuilt
 from rubicc.frontend.limits import DEFAULT, Limits
-from rubicc.frontend.pickles import TENSOR_GLOBALS, Global, Inert, printable
+from rubicc.frontend.pickles import TENSOR_GLOBALS, Global, Inert
 from rubicc.frontend.source import Source
+from rubicc.text import printable
 
 if TYPE_CHECKING:
     import torch
@@ -57,16 +58,7 @@ def read(path: Path, limits: Limits = DEFAULT) -> Source:
             where=path.name,
             hint=_HINT,
         ) from err
-    tensors, decisions = prepare(tensors, path.name)
-    module, meta = build_arch("taiyaki-mgru", config, tensors, path.name)
-    return Source(
-        kind="taiyaki",
-        name=path.stem,
-        sha256=files.sha256_file(path),
-        meta=meta,
-        module=module,
-        decisions=decisions,
-    )
+    return rebuilt("taiyaki", path, "taiyaki-mgru", config, tensors)
 
 
 def _convert(root: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

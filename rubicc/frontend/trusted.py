@@ -8,8 +8,8 @@ from typing import Any
 from rubicc.errors import ModelRefused
 from rubicc.evidence.decision import Decision
 from rubicc.frontend import files
-from rubicc.frontend.ptfile import first_line
 from rubicc.frontend.source import Source
+from rubicc.text import first_line
 
 
 def read(path: Path, form: str) -> Source:

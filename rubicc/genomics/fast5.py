@@ -28,9 +28,11 @@ from rubicc.genomics.reads import (
     check_samples,
     make_read,
 )
+from rubicc.text import first_line, printable
 
 _VBZ = 32020
 _FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", _VBZ: "vbz"}
+_QUOTES = "'\""  # KeyError puts its text in quotes
 _BROKEN = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError, OverflowError)
 
 
@@ -49,11 +51,7 @@ def read_fast5(path: Path, wanted: Wanted, limits: Limits) -> Iterator[Read | Pr
     except ReadRefused as err:
         yield err.problem(str(path))
     except _BROKEN as err:
-        yield Problem(str(path), "", "RUB-GEN-102", f"damaged HDF5: {_first_line(err)}")
-
-
-def _first_line(err: BaseException) -> str:
-    return (str(err).strip("'\"").splitlines() or [type(err).__name__])[0][:200]
+        yield Problem(str(path), "", "RUB-GEN-102", f"damaged HDF5: {first_line(err).strip(_QUOTES)}")
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def _slots(file: h5py.File) -> Iterator[_Slot]:
 def _guarded(
     path: Path, file: h5py.File, slot: _Slot, wanted: Wanted, limits: Limits
 ) -> Read | Problem | None:
-    shown = _printable(slot.read_id)
+    shown = printable(slot.read_id)
     try:
         raw = _follow(file, slot.raw)
         read_id = shown = check_read_id(slot.read_id or _text(raw, "read_id"))
@@ -88,11 +86,7 @@ def _guarded(
     except ReadRefused as err:
         return err.problem(str(path), shown)
     except _BROKEN as err:
-        return Problem(str(path), shown, "RUB-GEN-102", f"damaged read: {_first_line(err)}")
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text[:80])
+        return Problem(str(path), shown, "RUB-GEN-102", f"damaged read: {first_line(err).strip(_QUOTES)}")
 
 
 def _read(path: Path, read_id: str, raw: Any, facts: Any, limits: Limits) -> Read:

@@ -9,6 +9,7 @@ from typing import Any
 import pod5
 
 from rubicc.genomics.reads import Limits, Problem, Read, ReadRefused, Wanted, check_samples, make_read
+from rubicc.text import first_line
 
 _BROKEN = (
     OSError,
@@ -41,11 +42,7 @@ def read_pod5(path: Path, wanted: Wanted, limits: Limits) -> Iterator[Read | Pro
             if not found:
                 yield Problem(str(path), "", "RUB-GEN-118", "holds no reads")
     except _BROKEN as err:
-        yield Problem(str(path), "", "RUB-GEN-102", f"damaged pod5: {_first_line(err)}")
-
-
-def _first_line(err: BaseException) -> str:
-    return (str(err).splitlines() or [type(err).__name__])[0][:200]
+        yield Problem(str(path), "", "RUB-GEN-102", f"damaged pod5: {first_line(err)}")
 
 
 def _guarded(path: Path, record: Any, wanted: Wanted, limits: Limits) -> Read | Problem | None:
@@ -56,7 +53,7 @@ def _guarded(path: Path, record: Any, wanted: Wanted, limits: Limits) -> Read | 
     except ReadRefused as err:
         return err.problem(str(path), read_id)
     except _BROKEN as err:
-        return Problem(str(path), read_id, "RUB-GEN-102", f"damaged read: {_first_line(err)}")
+        return Problem(str(path), read_id, "RUB-GEN-102", f"damaged read: {first_line(err)}")
 
 
 def _read(path: Path, read_id: str, record: Any, limits: Limits) -> Read:

@@ -27,6 +27,7 @@ from rubicc.ir.graph import QONNX_DOMAIN, Graph
 from rubicc.ir.limits import DEFAULT, Limits
 from rubicc.ir.scan import scan
 from rubicc.ir.skeleton import skeleton
+from rubicc.text import first_line
 
 EXTERNAL_FROM = 3 << 29  # 1.5 GiB: protobuf itself ends at 2 GiB
 _SMALL = 1024  # tensors up to this many bytes are shown to onnx's checker
@@ -64,7 +65,7 @@ def load_graph(path: str | Path, limits: Limits = DEFAULT) -> Graph:
     except UsageError as err:
         raise ModelRefused("RUB-IR-048", f"model metadata: {err.what}", where=path.name) from err
     except (RuntimeError, ValueError, TypeError, KeyError) as err:
-        raise ModelRefused("RUB-IR-048", _first_line(err), where=path.name) from err
+        raise ModelRefused("RUB-IR-048", first_line(err, 300), where=path.name) from err
     for name, tensor in tensors.items():
         graph.ir.initializers[name].const_value = tensor
     return graph
@@ -106,12 +107,7 @@ def _check(proto: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(light)
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as err:
-        raise ModelRefused("RUB-IR-048", f"onnx's checker refuses it: {_first_line(err)}") from err
-
-
-def _first_line(err: Exception) -> str:
-    text = str(err).strip() or type(err).__name__
-    return text.splitlines()[0][:300]
+        raise ModelRefused("RUB-IR-048", f"onnx's checker refuses it: {first_line(err, 300)}") from err
 
 
 def without_weights(proto: onnx.ModelProto, small: int = _SMALL) -> onnx.ModelProto:

@@ -17,6 +17,7 @@ from rubicc.errors import VerificationFailed
 from rubicc.ir.graph import QONNX_DOMAIN, Graph
 from rubicc.ir.ops import KERNEL_FAILURES, KERNELS, Call
 from rubicc.ir.skeleton import skeleton
+from rubicc.text import first_line
 
 _SMALL_BYTES = 1024  # constants up to this size may carry shapes; larger ones are weights
 _MAX_ROUNDS = 12
@@ -106,7 +107,7 @@ def _infer_once(
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=propagate)
     except (onnx.shape_inference.InferenceError, RuntimeError) as err:
-        raise VerificationFailed("RUB-IR-004", f"shape inference: {str(err).splitlines()[0][:300]}") from err
+        raise VerificationFailed("RUB-IR-004", f"shape inference: {first_line(err, 300)}") from err
     _copy_back(clone.ir, inferred.graph, bind)
 
 
