@@ -15,10 +15,9 @@ from rubicc.errors import UsageError
 from rubicc.genomics.call import BasePath
 from rubicc.genomics.emission import base_path
 from rubicc.genomics.jit import REASSOCIATE, kernel
-from rubicc.genomics.weights import linear_weights
+from rubicc.genomics.weights import VITERBI_FLOOR, linear_weights
 
 EDGES = 5
-VITERBI_FLOOR = 1e-8
 BLANK_SCORE = 2.0
 
 

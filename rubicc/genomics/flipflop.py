@@ -16,11 +16,10 @@ import numpy as np
 from rubicc.genomics.call import BasePath
 from rubicc.genomics.emission import base_path
 from rubicc.genomics.jit import REASSOCIATE, kernel
-from rubicc.genomics.weights import linear_weights
+from rubicc.genomics.weights import VITERBI_FLOOR, linear_weights
 
 STATES = 8
 TRANSITIONS = 40
-VITERBI_FLOOR = 1e-8
 
 
 def posteriors(scores: np.ndarray) -> np.ndarray:

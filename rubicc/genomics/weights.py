@@ -9,6 +9,8 @@ from rubicc.errors import VerificationFailed
 # exp(-80) is 1.8e-35, a normal float32; with every step's largest weight at 1 the recursions cannot lose all
 # mass.
 _RANGE = 80.0
+# Added to every posterior before the Viterbi step, so that no path is impossible.
+VITERBI_FLOOR = 1e-8
 
 
 def check_finite(scores: np.ndarray) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
+
+from rubicc.models.separable import Layers
 
 with warnings.catch_warnings():  # a transform used by neither of these lacks its optional kernels
     warnings.simplefilter("ignore", UserWarning)
@@ -15,37 +19,16 @@ with warnings.catch_warnings():  # a transform used by neither of these lacks it
 CALIBRATION_SAMPLES = 1200
 
 
-class BrevitasLayers:
+class BrevitasLayers(Layers):
     """Per-tensor, symmetric, float-scaled integer quantisers: signed weights and identities, unsigned ReLU.
 
     These are Brevitas' defaults, which the published mixed-precision networks use; only the widths differ
-    from layer to layer.
+    from layer to layer. A bias stays float.
     """
 
-    def conv(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        *,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
-        bias: bool = False,
-        bits: int,
-    ) -> nn.Module:
-        """Convolution with ``bits``-wide weights; a bias stays float."""
-        return QuantConv1d(
-            in_channels,
-            out_channels,
-            kernel,
-            stride=stride,
-            dilation=dilation,
-            groups=groups,
-            bias=bias,
-            padding=kernel // 2 * dilation,
-            weight_bit_width=bits,
-        )
+    def convolution(self, bits: int) -> Callable[..., nn.Module]:
+        """See :class:`Layers`."""
+        return partial(QuantConv1d, weight_bit_width=bits)
 
     def activation(self, bits: int) -> nn.Module:
         """ReLU with a ``bits``-wide unsigned result."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,32 +14,11 @@ from rubicc.models.ctc_config import BlockSpec, CtcConfig
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "swish": nn.SiLU, "tanh": nn.Tanh}
 
 
-class Layers(Protocol):
-    """Makes the layers whose form differs between the float and the quantised network."""
+class Layers:
+    """Makes the layers whose form differs between the float and the quantised network.
 
-    def conv(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        *,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
-        bias: bool = False,
-        bits: int,
-    ) -> nn.Module:
-        """Convolution over (N, C, T), zero-padded so that frames = ceil(samples / stride)."""
-
-    def activation(self, bits: int) -> nn.Module:
-        """The network's non-linearity."""
-
-    def quantiser(self, bits: int) -> nn.Module:
-        """Quantiser of a value that no non-linearity follows; identity in the float form."""
-
-
-class FloatLayers:
-    """Plain torch layers; bit widths are ignored."""
+    This one makes plain torch layers and ignores bit widths.
+    """
 
     def __init__(self, activation: str) -> None:
         self._activation = ACTIVATIONS[activation]
@@ -57,8 +35,8 @@ class FloatLayers:
         bias: bool = False,
         bits: int,
     ) -> nn.Module:
-        """See :class:`Layers`."""
-        return nn.Conv1d(
+        """Convolution over (N, C, T), zero-padded so that frames = ceil(samples / stride)."""
+        return self.convolution(bits)(
             in_channels,
             out_channels,
             kernel,
@@ -69,12 +47,16 @@ class FloatLayers:
             padding=kernel // 2 * dilation,
         )
 
+    def convolution(self, bits: int) -> Callable[..., nn.Module]:
+        """What makes a convolution with ``bits``-wide weights from torch's arguments."""
+        return nn.Conv1d
+
     def activation(self, bits: int) -> nn.Module:
-        """See :class:`Layers`."""
+        """The network's non-linearity."""
         return self._activation()
 
     def quantiser(self, bits: int) -> nn.Module:
-        """See :class:`Layers`."""
+        """Quantiser of a value that no non-linearity follows; identity in the float form."""
         return nn.Identity()
 
 
@@ -181,10 +163,10 @@ class SeparableCtc(nn.Module):
 
 def _layers(config: CtcConfig) -> Layers:
     if not config.quantised:
-        return FloatLayers(config.activation)
+        return Layers(config.activation)
     from rubicc.models.quantised import BrevitasLayers
 
-    return BrevitasLayers()
+    return BrevitasLayers(config.activation)
 
 
 def build(config: CtcConfig) -> SeparableCtc:

@@ -23,6 +23,11 @@ def graphs_of(graph: Graph) -> Iterator[ir.Graph]:
     yield from graph.ir.subgraphs()
 
 
+def nodes_of(graph: Graph, *op_types: str) -> Iterator[ir.Node]:
+    """Nodes of the named standard operators, nested graphs after the main one (removable meanwhile)."""
+    return (node for owner in graphs_of(graph) for node in owner if is_standard(node, *op_types))
+
+
 def is_standard(node: ir.Node, *op_types: str) -> bool:
     """Whether ``node`` is one of the named operators of the ONNX domain."""
     return node.domain == "" and node.op_type in op_types
@@ -125,20 +130,19 @@ class Editor:
 
     def initializer(self, name: str, array: np.ndarray, owner: ir.Graph | None = None) -> ir.Value:
         """A new initializer holding ``array`` (not copied) under a fresh name."""
-        array = np.asarray(array)
-        title = self.fresh(name)
-        value = ir.Value(name=title, const_value=ir.tensor(array, name=title))
-        value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.from_numpy(array.dtype))
-        (owner if owner is not None else self.graph.ir).register_initializer(value)
-        return value
+        return self._register(self.fresh(name), np.asarray(array), owner)
 
     def constant_instead(self, old: ir.Value, array: np.ndarray, owner: ir.Graph | None = None) -> ir.Value:
         """An initializer holding ``array`` takes over the name and the uses of ``old`` (no graph output)."""
         title, old.name = old.name or self.fresh("constant"), None
+        value = self._register(title, array, owner)
+        old.replace_all_uses_with(value)
+        return value
+
+    def _register(self, title: str, array: np.ndarray, owner: ir.Graph | None) -> ir.Value:
         value = ir.Value(name=title, const_value=ir.tensor(array, name=title))
         value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.from_numpy(array.dtype))
         (owner if owner is not None else self.graph.ir).register_initializer(value)
-        old.replace_all_uses_with(value)
         return value
 
     def node(

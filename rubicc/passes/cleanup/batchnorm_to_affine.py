@@ -8,7 +8,7 @@ import onnx_ir as ir
 from rubicc.ir.graph import Graph, source_of
 from rubicc.passes.cleanup.batchnorm import Affine, inference_affine
 from rubicc.passes.registry import Pass, register
-from rubicc.passes.rewrite import Editor, graphs_of, is_standard, rank
+from rubicc.passes.rewrite import Editor, nodes_of, rank
 
 
 @register
@@ -32,10 +32,8 @@ class BatchnormToAffine(Pass):
         """See :class:`BatchnormToAffine`."""
         edit = Editor(graph, self.id)
         changed = False
-        for owner in graphs_of(graph):
-            for node in owner:
-                if is_standard(node, "BatchNormalization"):
-                    changed |= self._rewrite(edit, node)
+        for node in nodes_of(graph, "BatchNormalization"):
+            changed |= self._rewrite(edit, node)
         return changed
 
     def _rewrite(self, edit: Editor, norm: ir.Node) -> bool:

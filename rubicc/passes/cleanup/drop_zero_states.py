@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from rubicc.ir.graph import Graph
 from rubicc.passes.registry import Pass, register
-from rubicc.passes.rewrite import Editor, constant, graphs_of, is_standard
+from rubicc.passes.rewrite import Editor, constant, is_standard, nodes_of
 
 STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}  # inputs initial_h, initial_c
 
@@ -36,10 +36,8 @@ class DropZeroStates(Pass):
         """See :class:`DropZeroStates`."""
         edit = Editor(graph, self.id)
         changed = False
-        for owner in graphs_of(graph):
-            for node in owner:
-                if is_standard(node, *STATES):
-                    changed |= _drop(edit, node)
+        for node in nodes_of(graph, *STATES):
+            changed |= _drop(edit, node)
         return changed
 
 

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from rubicc.ir.graph import Graph, source_of
 from rubicc.passes.cleanup.batchnorm import Affine, inference_affine
 from rubicc.passes.registry import Pass, register
-from rubicc.passes.rewrite import Editor, constant, graphs_of, is_constant, is_standard, only_use, rank
+from rubicc.passes.rewrite import Editor, constant, is_constant, is_standard, nodes_of, only_use, rank
 
 
 class NotFused(Exception):
@@ -39,13 +39,11 @@ class FuseBatchnorm(Pass):
         """See :class:`FuseBatchnorm`."""
         edit = Editor(graph, self.id)
         changed = False
-        for owner in graphs_of(graph):
-            for node in owner:
-                if is_standard(node, "BatchNormalization"):
-                    try:
-                        changed |= self.fuse(edit, node)
-                    except NotFused as why:
-                        self.note(source_of(node), f"BatchNormalization not fused: {why}")
+        for node in nodes_of(graph, "BatchNormalization"):
+            try:
+                changed |= self.fuse(edit, node)
+            except NotFused as why:
+                self.note(source_of(node), f"BatchNormalization not fused: {why}")
         return changed
 
     def fuse(self, edit: Editor, norm: ir.Node) -> bool:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from rubicc.ir.graph import Graph
 from rubicc.passes.registry import Pass, register
-from rubicc.passes.rewrite import Editor, graphs_of, is_standard
+from rubicc.passes.rewrite import Editor, nodes_of
 
 
 @register
@@ -31,15 +31,14 @@ class LiftConstants(Pass):
         """See :class:`LiftConstants`."""
         edit = Editor(graph, self.id)
         changed = False
-        for owner in graphs_of(graph):
-            for node in owner:
-                if is_standard(node, "Constant") and not node.outputs[0].is_graph_output():
-                    changed |= self._lift(edit, owner, node)
+        for node in nodes_of(graph, "Constant"):
+            if not node.outputs[0].is_graph_output():
+                changed |= self._lift(edit, node)
         return changed
 
-    def _lift(self, edit: Editor, owner: ir.Graph, node: ir.Node) -> bool:
-        tensor = _tensor(node)
-        if tensor is None:
+    def _lift(self, edit: Editor, node: ir.Node) -> bool:
+        tensor, owner = _tensor(node), node.graph
+        if tensor is None or owner is None:
             return False
         old = node.outputs[0]
         title = old.name or edit.fresh(node.name or "constant")

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from rubicc.ir.graph import Graph
 from rubicc.passes.registry import Pass, register
-from rubicc.passes.rewrite import Editor, can_replace_output, graphs_of, is_standard, rank
+from rubicc.passes.rewrite import Editor, can_replace_output, is_standard, nodes_of, rank
 
 
 @register
@@ -30,14 +30,13 @@ class MergeTransposes(Pass):
         """See :class:`MergeTransposes`."""
         edit = Editor(graph, self.id)
         changed = False
-        for owner in graphs_of(graph):
-            for node in owner:
-                changed |= self._merge(edit, node)
+        for node in nodes_of(graph, "Transpose"):
+            changed |= self._merge(edit, node)
         return changed
 
     def _merge(self, edit: Editor, outer: ir.Node) -> bool:
         inner = outer.inputs[0].producer() if outer.inputs and outer.inputs[0] is not None else None
-        if inner is None or not is_standard(outer, "Transpose") or not is_standard(inner, "Transpose"):
+        if inner is None or not is_standard(inner, "Transpose"):
             return False
         first, second = permutation(inner), permutation(outer)
         source = inner.inputs[0]
