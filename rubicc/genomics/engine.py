@@ -40,6 +40,8 @@ Decode = Callable[[np.ndarray, ModelMeta], Call]
 T = TypeVar("T")
 STAGES = ("read", "normalise", "network", "stitch", "decode", "write")
 _KEPT_PROBLEMS = 10_000
+# Frames a read counts for while it waits to be written, however short it is.
+_LEAST_WEIGHT = 1024
 
 
 def basecall(
@@ -142,7 +144,7 @@ class _Run:
         self.batches: Channel[Batch] = Channel(self.crew, 2)
         self.scores: Channel[tuple[Batch, np.ndarray]] = Channel(self.crew, 2)
         self.segments: Channel[Segment] = Channel(self.crew, 4 * SEGMENT_FRAMES)
-        self.jobs: Channel[Job] = Channel(self.crew, 256)
+        self.jobs: Channel[Job] = Channel(self.crew, 8 * SEGMENT_FRAMES)
 
     def identity(self, form: Format, model_id: str) -> dict[str, str]:
         """What must not change between the parts of an interrupted run, each with its hash."""
@@ -286,7 +288,7 @@ class _Run:
                     assert segment.scores is not None
                     self.segments.put(segment, len(segment.scores))
                 if job.complete:
-                    self.jobs.put(job)
+                    self.jobs.put(job, max(job.frames, _LEAST_WEIGHT))
         self.segments.close()
         self.jobs.close()
 
