@@ -22,7 +22,8 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-CLI-004": (
         "A setting's value cannot be read",
         "The value has the wrong form, unit or range. Gaps: snr=30dB, max_abs=1e-4, identity=0.5 "
-        "(percentage points). Budgets need a unit: latency=5ms, size=2MiB.",
+        "(percentage points). Budgets need a unit: latency=5ms, size=2MiB."
+        " Write the value as in these examples; the message names the setting.",
     ),
     "RUB-CLI-005": (
         "A setting is given twice",
@@ -31,25 +32,30 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-CLI-006": (
         "A required flag is missing",
-        "The verb needs a value that neither a flag, the environment nor the recipe gives.",
+        "The verb needs a value that neither a flag, the environment nor the recipe gives."
+        " Give the flag named in the message.",
     ),
     "RUB-CLI-010": (
         "A configuration file cannot be read",
-        "The path does not exist, may not be read, or is not a regular file.",
+        "The path does not exist, may not be read, or is not a regular file."
+        " Check the path and its permissions.",
     ),
     "RUB-CLI-011": (
         "A configuration file is not acceptable YAML",
         "Recipes are plain YAML of at most 256 KiB and 16 levels: no aliases, no tags, no duplicate keys. "
-        "They cannot name Python code. The message gives the line.",
+        "They cannot name Python code. The message gives the line."
+        " Mend that line; `rubicc init` writes a valid recipe.",
     ),
     "RUB-CLI-012": (
         "The recipe's version is missing or unknown",
-        "A recipe begins with `version: 1`, so that a later rubicc can tell what it means.",
+        "A recipe begins with `version: 1`, so that a later rubicc can tell what it means."
+        " Write `version: 1` as its first line.",
     ),
     "RUB-CLI-013": (
         "A setting that only a flag may give",
         "allow_code and trust open the door to running foreign code; force and dry_run concern one run. "
-        "None of them may come from a recipe, from --set or from the environment.",
+        "None of them may come from a recipe, from --set or from the environment."
+        " Give it as a flag of this run.",
     ),
     "RUB-CLI-014": (
         "No such code",
@@ -58,7 +64,8 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-CLI-020": (
         "The operating system refused",
         "A file could not be read or written, or a resource ran out; the message carries the system's own "
-        "words. Outputs are staged, so nothing half-written was left at the output path.",
+        "words. Outputs are staged, so nothing half-written was left at the output path."
+        " Check the path, its permissions and the space on the disk, then run it again.",
     ),
     "RUB-CLI-021": (
         "Out of memory",
@@ -67,8 +74,8 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-CLI-022": (
         "Interrupted",
-        "The run was stopped by SIGINT or SIGTERM (exit code 130). Older outputs are as they were; "
-        "`basecall` goes on where it stopped when it is started again.",
+        "The run was stopped by SIGINT or SIGTERM (exit code 130). Older outputs are as they were. "
+        "Run the same command again: `basecall` goes on where it stopped.",
     ),
     "RUB-CLI-900": (
         "Internal error",

@@ -32,16 +32,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
         hint = did_you_mean(code, codes, "`rubicc explain` lists all codes", cutoff=0.7)
         raise UsageError("RUB-CLI-014", f"no code {args.code!r}", hint=hint)
     title, text = codes[code]
-    lines = [f"{code}: {title}", "", *textwrap.wrap(text, 88)]
+    lines = [f"{code}: {title}", "", *textwrap.wrap(text, 88, break_on_hyphens=False)]
     console.result({"code": code, "title": title, "explanation": text}, lines)
     return 0
 
 
 def catalogue() -> dict[str, tuple[str, str]]:
-    """Code -> (title, explanation) from every ``codes*.py`` of the package, sorted by code."""
+    """Code -> (title, explanation) from every ``codes.py`` of the package, sorted by code."""
     root = Path(rubicc.__file__).parent
     found: dict[str, tuple[str, str]] = {}
-    for path in sorted(root.rglob("codes*.py")):
+    for path in sorted(root.rglob("codes.py")):
         name = ".".join(("rubicc", *path.relative_to(root).with_suffix("").parts))
         found.update(import_module(name).CODES)
     return dict(sorted(found.items()))

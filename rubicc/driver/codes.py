@@ -4,12 +4,15 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-DRV-001": (
         "artefact differs from its source",
         "The emitted files were read back from disk, executed, and compared with the source network. The gap "
-        "is larger than allowed, so nothing was written. --max-gap sets the limit.",
+        "is larger than allowed, so nothing was written. --max-gap sets the limit."
+        " Compile again with --check to see whether a pass is to blame, choose a higher --precision, or "
+        "allow a larger gap.",
     ),
     "RUB-DRV-002": (
         "unknown stage",
         "--from-stage and --until-stage name a stage of the pipeline: `lower`, a pass id, or its number. "
-        "The message lists those that exist.",
+        "The message lists those that exist."
+        " Use one of those.",
     ),
     "RUB-DRV-003": (
         "a decision under --strict",
@@ -19,31 +22,39 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-DRV-004": (
         "stages cannot be resumed",
         "--from-stage continues from stages/ inside the existing artefact, which must come from the same "
-        "model and the same version of rubicc, and must have been compiled with --dump-stages.",
+        "model and the same version of rubicc, and must have been compiled with --dump-stages."
+        " Compile again without --from-stage, with --dump-stages.",
     ),
     "RUB-DRV-005": (
         "budget exceeded",
-        "The artefact is larger, or slower on this machine, than --budget allows.",
+        "The artefact is larger, or slower on this machine, than --budget allows."
+        " Raise the budget, choose another --runtime or --precision, or shrink the model.",
     ),
     "RUB-DRV-006": (
         "reference data unreadable",
         "--reference takes reads (fast5, pod5, npz), a folder of them, a bonito chunk folder or chunks.npy, "
-        "or an .npz with one array per model input.",
+        "or an .npz with one array per model input."
+        " Give one of these.",
     ),
     "RUB-DRV-007": (
         "not a runnable artefact",
-        "The folder holds no artefact, or one whose compilation stopped at --until-stage.",
+        "The folder holds no artefact, or one whose compilation stopped at --until-stage."
+        " Compile the model again, without --until-stage.",
     ),
     "RUB-DRV-008": (
         "not a basecaller",
-        "basecall needs a model whose metadata says how signal becomes input and output becomes bases.",
+        "basecall needs a model whose metadata says how signal becomes input and output becomes bases."
+        " Compile it from a checkpoint of a basecaller; `rubicc models list` shows those of the zoo.",
     ),
     "RUB-DRV-009": (
         "demo folder holds something else",
         "`rubicc demo` writes artefact/ and calls.fastq and will not mix them with other files. Give a new "
         "or empty folder.",
     ),
-    "RUB-DRV-010": ("folder cannot be written", "Check the path and its permissions."),
+    "RUB-DRV-010": (
+        "folder cannot be written",
+        "The demo's folder could not be made. Check the path and its permissions.",
+    ),
     "RUB-DRV-011": (
         "identity of something that calls no bases",
         "--max-gap identity compares the bases called by artefact and source, so the model must be a "

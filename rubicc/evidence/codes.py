@@ -38,7 +38,8 @@ CODES: dict[str, tuple[str, str]] = {
         "A path in the artefact is not acceptable",
         "Paths in an artefact are relative, stay inside it, use only printable characters, and name regular "
         "files. Symbolic links, devices and paths with .. are refused, because following them could read or "
-        "write outside the artefact.",
+        "write outside the artefact."
+        " Copy the named file into the artefact's folder as a plain file, or compile again.",
     ),
     "RUB-ART-013": (
         "The artefact's report cannot be read",

@@ -10,7 +10,8 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-READ-002": (
         "not a regular file",
         "A model is a regular file or one of the known folders. Pipes, sockets and devices are refused "
-        "because reading them can block for ever or never end.",
+        "because reading them can block for ever or never end."
+        " Give the path of the file itself.",
     ),
     "RUB-READ-003": (
         "empty file",
@@ -20,12 +21,14 @@ CODES: dict[str, tuple[str, str]] = {
         "unknown model format",
         "The content is none of the forms rubicc reads: rubicc checkpoint, state dict with --arch, .pt2, "
         "Hugging Face folder, bonito folder, taiyaki checkpoint, ONNX/QONNX, python:pkg.module:factory. "
-        "Formats are told from the content, not from the file name.",
+        "Formats are told from the content, not from the file name."
+        " Give one of these; export other models with torch.export.save or to ONNX.",
     ),
     "RUB-READ-005": (
         "over a size limit",
         "A file, entry or header is larger than the limits in rubicc/frontend/limits.py. Real models stay "
-        "far below them; a decompression bomb does not.",
+        "far below them; a decompression bomb does not."
+        " Check where the file comes from; fetch or save it again.",
     ),
     "RUB-READ-006": (
         "truncated or corrupt file",
@@ -55,7 +58,8 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-READ-011": (
         "impossible tensor",
         "A tensor declares more elements than the file stores for it. Nothing was allocated. The file is "
-        "damaged or hostile.",
+        "damaged or hostile."
+        " Fetch or save it again.",
     ),
     "RUB-READ-012": (
         "no state dict inside",
@@ -73,7 +77,8 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-READ-015": (
         "malformed pickle",
-        "The pickle uses instructions that PyTorch never writes or ends early. Nothing of it was executed.",
+        "The pickle uses instructions that PyTorch never writes or ends early. Nothing of it was executed."
+        " Save the model again with torch.save.",
     ),
     "RUB-READ-016": (
         "malformed safetensors header",
@@ -102,12 +107,15 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-READ-023": (
         "operator not allowed in a .pt2",
         "torch.export.load resolves node targets by attribute look-up from torch, so a target can name any "
-        "function. Only aten operators, arithmetic on sizes and scoped gradient modes are let through.",
+        "function. Only aten operators, arithmetic on sizes and scoped gradient modes are let through."
+        " Export again with torch.export.save, with run_decompositions where the program holds other "
+        "operators.",
     ),
     "RUB-READ-024": (
         "name, expression or tree not allowed in a .pt2",
         "torch.export.load evaluates size expressions, generates source from names and imports modules named "
-        "in tree descriptions. Only plain identifiers, arithmetic and built-in containers are let through.",
+        "in tree descriptions. Only plain identifiers, arithmetic and built-in containers are let through."
+        " Export again with torch.export.save, with built-in containers as inputs and outputs.",
     ),
     "RUB-READ-025": (
         "malformed .pt2",
@@ -129,7 +137,8 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-READ-033": (
         "impossible configuration",
-        "The configuration holds a number or nesting far outside what a network can have.",
+        "The configuration holds a number or nesting far outside what a network can have."
+        " Check the configuration, or --arch-config; `rubicc models show NAME` lists the defaults.",
     ),
     "RUB-READ-034": (
         "architecture not in the zoo",
@@ -152,11 +161,13 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-READ-043": (
         "weights missing",
         "The folder has a configuration but no weights in a form that is read safely "
-        "(model.safetensors, pytorch_model.bin, weights_N.tar).",
+        "(model.safetensors, pytorch_model.bin, weights_N.tar)."
+        " Put one of these into the folder.",
     ),
     "RUB-READ-050": (
         "malformed bonito configuration",
-        "config.toml is not valid TOML or lacks what the model family needs.",
+        "config.toml is not valid TOML or lacks what the model family needs."
+        " Copy the folder again from where bonito wrote it.",
     ),
     "RUB-READ-051": (
         "bonito model family not supported",
@@ -165,7 +176,8 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-READ-060": (
         "taiyaki network not supported",
         "The checkpoint is read, but its layers are not convolution, GRUs of alternating direction and a "
-        "flip-flop head.",
+        "flip-flop head."
+        " Export other networks with torch.export.save or torch.onnx.export.",
     ),
     "RUB-READ-070": (
         "code needs --allow-code",
@@ -174,11 +186,13 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-READ-071": (
         "factory not found",
         "The form is python:pkg.module:factory; the module must be importable from the working folder or "
-        "the environment, and the factory callable without arguments.",
+        "the environment, and the factory callable without arguments."
+        " Check both names.",
     ),
     "RUB-READ-072": (
         "factory failed",
-        "The factory raised, or returned something other than a torch.nn.Module (or that and its ModelMeta).",
+        "The factory raised, or returned something other than a torch.nn.Module (or that and its ModelMeta)."
+        " Mend the factory; the message carries its own words.",
     ),
     "RUB-READ-080": (
         "link leaves the folder",
@@ -217,5 +231,58 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-READ-D06": (
         "unused tensors left out",
         "Tensors that do not influence the output (training counters, zero biases) were not carried over.",
+    ),
+    "RUB-LOW-001": (
+        "torch cannot express the model as ONNX",
+        "The exporter stopped. Data-dependent Python control flow, custom autograd functions and operators "
+        "without an ONNX form are the usual causes; -vv prints torch's own message."
+        " Change the module so that it holds tensor operations only, or export it yourself with "
+        "torch.export.save or torch.onnx.export.",
+    ),
+    "RUB-LOW-002": (
+        "inputs unknown",
+        "The model carries no input description. Give one per input, in the order of forward(): "
+        "--input x=Nx1xT:f32. Letters are symbolic dimensions.",
+    ),
+    "RUB-LOW-003": (
+        "empty export",
+        "Brevitas' QuantLSTM and QuantRNN export to an empty graph, or to an operator nothing executes, "
+        "while reporting success. Keep recurrence in float and quantise it in the graph.",
+    ),
+    "RUB-LOW-004": (
+        "recurrent program with a symbolic length",
+        "torch's dynamo exporter bakes the traced length of recurrent layers into the graph. Export the .pt2 "
+        "with static shapes, or give rubicc the checkpoint.",
+    ),
+    "RUB-LOW-005": (
+        "input element type",
+        "Inputs are float, integer or boolean tensors."
+        " Convert others inside the module, and describe the input with --input NAME=SHAPE:TYPE.",
+    ),
+    "RUB-LOW-006": (
+        "model does not run",
+        "The model raised on example inputs of the declared form. Check names, order, shapes and element "
+        "types of --input.",
+    ),
+    "RUB-LOW-007": (
+        "--input contradicts the graph",
+        "An ONNX file says what its inputs are called, their rank and their fixed dimensions. --input may "
+        "rename symbols or give them numbers, nothing else; `rubicc inspect` shows the inputs.",
+    ),
+    "RUB-LOW-008": (
+        "input too large to prove",
+        "Every compilation runs the model on example inputs of the declared form. A fixed shape of more than "
+        "16.7 million elements would take gigabytes of activations: keep the long axis symbolic.",
+    ),
+    "RUB-LOW-010": (
+        "lowered graph differs from its source",
+        "After export the graph is executed at two shapes and compared with torch. It differs, so no "
+        "artefact is written. Python branches on lengths or values, which an exporter bakes in, are the "
+        "usual cause."
+        " Replace such branches by tensor operations, or give an exported program or ONNX file.",
+    ),
+    "RUB-LOW-D01": (
+        "dynamo exporter used",
+        "The module could not be traced, so torch's dynamo exporter was used instead.",
     ),
 }

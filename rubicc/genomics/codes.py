@@ -11,7 +11,8 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-GEN-101": (
         "Not a file of reads",
         "By its first bytes the file is neither HDF5 (fast5) nor pod5 nor npz, whatever its name says; or it "
-        "is a pipe, a device, or not readable. It is left out and counted.",
+        "is a pipe, a device, or not readable. It is left out and counted."
+        " Check that the download is complete, or leave the file out.",
     ),
     "RUB-GEN-102": (
         "Damaged file or read",
@@ -22,21 +23,25 @@ CODES: dict[str, tuple[str, str]] = {
         "Something a read needs is missing",
         "A group, array or attribute that turns raw samples into current (range, offset, digitisation, "
         "sampling_rate, read_id, Signal) is absent. The read is left out: without calibration its current is "
-        "unknown.",
+        "unknown."
+        " Convert the run again with ONT's tools if the read matters.",
     ),
     "RUB-GEN-104": (
         "Impossible value in a read",
         "A calibration value or the sampling rate is zero, negative, not finite, not a number, or an array "
-        "where one value belongs. The read is left out.",
+        "where one value belongs. The read is left out."
+        " Convert the run again with ONT's tools if the read matters.",
     ),
     "RUB-GEN-105": (
         "The signal has the wrong form",
         "Raw signal is one row of 16-bit integers. This is something else (other type, other rank, a group "
-        "where the data should be, or lengths that do not add up), so the read is left out.",
+        "where the data should be, or lengths that do not add up), so the read is left out."
+        " Convert the run again with ONT's tools if the read matters.",
     ),
     "RUB-GEN-106": (
         "Empty signal",
-        "The read has no samples. There is nothing to call; it is left out and counted.",
+        "The read has no samples. There is nothing to call; it is left out and counted."
+        " Remove it from the file if the message disturbs.",
     ),
     "RUB-GEN-107": (
         "A read declares more than the limit",
@@ -48,7 +53,8 @@ CODES: dict[str, tuple[str, str]] = {
         "A link leads out of the file",
         "HDF5 files can hold links (external, soft), virtual datasets and external storage that make a "
         "reader open other files of the machine. No sequencer writes them; none is followed. The message "
-        "names the target.",
+        "names the target."
+        " Copy the data into the file (h5repack) if you trust its source.",
     ),
     "RUB-GEN-109": (
         "Unknown HDF5 filter",
@@ -58,23 +64,27 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-GEN-110": (
         "Unusable read id",
         "Read ids become names in FASTA, FASTQ and BAM: printable ASCII without spaces, at most 254 "
-        "characters. This one could forge records in the output, so the read is left out.",
+        "characters. This one could forge records in the output, so the read is left out."
+        " Rename the read in the file if it is genuine.",
     ),
     "RUB-GEN-111": (
         "The signal is not all there",
         "The dataset declares more samples than the file stores, or stores more bytes than they can take. "
-        "HDF5 would make up zeros for what is missing; the read is left out instead.",
+        "HDF5 would make up zeros for what is missing; the read is left out instead."
+        " Copy the file again from where it was written.",
     ),
     "RUB-GEN-112": (
         "The reader crashed on this file",
         "fast5 and pod5 are parsed in a child process, because their libraries can abort on damaged files. "
         "The child died, ran out of its memory limit or fell silent. Reads before that point are called; the "
-        "rest of this file is not. The file is almost certainly corrupt.",
+        "rest of this file is not. The file is almost certainly corrupt."
+        " Copy it again from where it was written.",
     ),
     "RUB-GEN-113": (
         "Read id seen before",
         "Two reads have the same id, in one file or in several. The first that could be read is called, "
-        "later ones are left out and counted. Usually a folder holds copies of a file.",
+        "later ones are left out and counted. Usually a folder holds copies of a file."
+        " Remove the copies to be rid of the message.",
     ),
     "RUB-GEN-114": (
         "Sampling rate differs from the model's",
@@ -84,24 +94,29 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-GEN-115": (
         "Flat signal",
         "More than half of the samples are equal, so the median absolute deviation is zero and the signal "
-        "cannot be scaled. The pore was blocked or off; the read is left out.",
+        "cannot be scaled. The pore was blocked or off; the read is left out."
+        " Leave it out; if most reads are flat, check the flow cell.",
     ),
     "RUB-GEN-116": (
         "Pickled data in an npz file",
-        "An array holds Python objects. Loading those runs code from the file, so it is never done.",
+        "An array holds Python objects. Loading those runs code from the file, so it is never done."
+        " Save plain arrays with numpy.savez.",
     ),
     "RUB-GEN-117": (
         "No base called",
         "The network emits no base for this read: usually noise without DNA, or a network for another "
-        "chemistry. There is no record for it in the output.",
+        "chemistry. There is no record for it in the output."
+        " Check that the model fits the chemistry if most reads end so.",
     ),
     "RUB-GEN-118": (
         "A file without reads",
-        "The file is intact but holds no reads where single- and multi-read files keep them.",
+        "The file is intact but holds no reads where single- and multi-read files keep them."
+        " Check that it holds raw signal and not only basecalls.",
     ),
     "RUB-GEN-119": (
         "A read asked for was not found",
-        "The id is in the list of reads to call, but none of the files has it, or only in unreadable form.",
+        "The id is in the list of reads to call, but none of the files has it, or only in unreadable form."
+        " Check the list of ids, and that the files of the run are all given.",
     ),
     "RUB-GEN-130": (
         "The network failed",
@@ -121,17 +136,20 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-GEN-133": (
         "Impossible chunks",
         "Chunk, overlap, batch and threads must be positive, and the overlap below the chunk length. An "
-        "overlap of at least the receptive field makes chunked calls equal whole-read calls.",
+        "overlap of at least the receptive field makes chunked calls equal whole-read calls."
+        " Change the value that the message names.",
     ),
     "RUB-GEN-134": (
         "Unknown signal normalisation",
         "The model's metadata name a normalisation or a parameter of one that rubicc does not have. The "
-        "message lists what there is.",
+        "message lists what there is."
+        " Compile the model again with one of those.",
     ),
     "RUB-GEN-135": (
         "Decoder output does not fit together",
         "A decoder must give one quality and one move per base. This one did not, which is a fault of the "
-        "decoder, not of the read.",
+        "decoder, not of the read."
+        " Report it with the model.",
     ),
     "RUB-GEN-136": (
         "The run failed",
@@ -159,7 +177,8 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-GEN-144": (
         "Unknown output format",
-        "The format follows from the name: .fasta, .fa, .fastq, .fq (each also with .gz) or .bam.",
+        "The format follows from the name: .fasta, .fa, .fastq, .fq (each also with .gz) or .bam."
+        " Rename the output so that it ends in one of these.",
     ),
     "RUB-GEN-145": (
         "The output cannot be written there",
@@ -172,12 +191,14 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-GEN-150": (
         "Nothing to evaluate",
-        "Calls or reference are missing, empty, or cannot be indexed by minimap2.",
+        "Calls or reference are missing, empty, or cannot be indexed by minimap2."
+        " Check both paths and that both files hold sequences.",
     ),
     "RUB-GEN-151": (
         "Damaged or unknown sequence file",
         "Calls may be FASTA, FASTQ (gzip allowed) or BAM, references FASTA; this file is none of them by its "
-        "content, or is cut short.",
+        "content, or is cut short."
+        " Check the path, and that the copy is complete.",
     ),
     "RUB-GEN-152": (
         "No reference of that name",

@@ -186,7 +186,8 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-IR-041": (
         "ONNX file beyond a limit",
         "The file exceeds a budget of the reader (file size, number of nodes, depth of nested graphs, axes, "
-        "length of a name). The budgets are far above any real network, so such a file is refused as unsafe.",
+        "length of a name). The budgets are far above any real network, so such a file is refused as unsafe."
+        " Export the network again, in smaller parts if it really is that large.",
     ),
     "RUB-IR-042": (
         "external data refused",
@@ -207,7 +208,8 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-IR-045": (
         "operator of an unknown domain",
         "Only standard ONNX operators and qonnx.custom_op.general are read. Files written by a runtime's "
-        "optimiser (com.microsoft) or older brevitas (onnx.brevitas) need a new, standard export.",
+        "optimiser (com.microsoft) or older brevitas (onnx.brevitas) need a new, standard export."
+        " Export the network again with standard operators or QONNX quantisers.",
     ),
     "RUB-IR-046": (
         "model-local function refused",
@@ -217,7 +219,8 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-IR-047": (
         "tensor far too large for its file",
         "A literal shape in the file asks for a tensor beyond the memory budget, or a dimension is negative. "
-        "A small file can exhaust memory this way; it is refused.",
+        "A small file can exhaust memory this way; it is refused."
+        " Export the network again with symbolic dimensions where a length is free.",
     ),
     "RUB-IR-048": (
         "not a legal ONNX model",
@@ -226,6 +229,7 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-IR-049": (
         "graph cannot be written",
-        "The folder is missing, read-only or full. The file that was there before is untouched.",
+        "The folder is missing, read-only or full. The file that was there before is untouched."
+        " Check the folder, its permissions and the space on the disk.",
     ),
 }

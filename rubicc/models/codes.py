@@ -13,13 +13,15 @@ CODES: dict[str, tuple[str, str]] = {
         "A value of the configuration has the right type and cannot work: an even kernel (output frames "
         "would no longer be the ceiling of samples / stride), a width that is not a multiple of the "
         "group size, a quantised network with an activation that has no quantised form. The message "
-        "gives the field, the value and the rule.",
+        "gives the field, the value and the rule."
+        " Change it accordingly; `rubicc models show NAME` prints a configuration that works.",
     ),
     "RUB-MODEL-003": (
         "Configuration value of the wrong type",
         "A configuration read from JSON, TOML or a checkpoint holds a value of another type than the "
         "field takes. Values are never converted silently (the string '3' is not 3). The message gives "
-        "the field and the type.",
+        "the field and the type."
+        " Write the value in that type.",
     ),
     "RUB-MODEL-004": (
         "Model plugin could not be loaded",

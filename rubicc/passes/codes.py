@@ -30,7 +30,8 @@ CODES: dict[str, tuple[str, str]] = {
         "Pass does not come to rest",
         "A pass that asks to be repeated until nothing changes still reported a change after 100 rounds. "
         "This is a fault of the pass: two of its rewrites undo each other, or it reports a change it did "
-        "not make.",
+        "not make."
+        " Report it with the model; a pass of your own must return False when nothing changed.",
     ),
     "RUB-PASS-006": (
         "Pipeline order broken",
@@ -61,35 +62,42 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-PASS-020": (
         "Pass changed the interface",
-        "The harness found that names, types or shapes of graph inputs or outputs differ after the pass.",
+        "The harness found that names, types or shapes of graph inputs or outputs differ after the pass."
+        " Use Editor.replace_value for values that may be graph outputs.",
     ),
     "RUB-PASS-021": (
         "Pass changed what the graph computes",
         "The harness ran the graph before and after the pass, and an output differs by more than the pass"
-        " declares. The message gives the output, the difference and the tolerance.",
+        " declares. The message gives the output, the difference and the tolerance."
+        " Mend the pass; declare a tolerance only for rounding that the rewrite cannot avoid.",
     ),
     "RUB-PASS-022": (
         "Pass is not idempotent",
-        "Run a second time on its own result the pass reported a change, or left other bytes.",
+        "Run a second time on its own result the pass reported a change, or left other bytes."
+        " Make it find its own result done.",
     ),
     "RUB-PASS-023": (
         "Pass made another operator count than expected",
-        "The difference of operator counts is not the one the test states.",
+        "The difference of operator counts is not the one the test states."
+        " Mend the pass, or the count in the test if the rewrite was meant to change.",
     ),
     "RUB-PASS-024": (
         "Pass lost provenance or types",
         "A node made by a pass must say which pass made it and which module it stands for, and every "
-        "value whose type and shape were known before must be as well known after.",
+        "value whose type and shape were known before must be as well known after."
+        " Use Editor.node and Editor.mark, and give new values a type and shape.",
     ),
     "RUB-PASS-025": (
         "Pass reported its change wrongly",
         "The pass said that it changed nothing and did, or touched the graph or weights it was not given "
-        "(weights are shared between copies and must be replaced, never written into).",
+        "(weights are shared between copies and must be replaced, never written into)."
+        " Return whether anything changed, and make new tensors with Editor.initializer.",
     ),
     "RUB-PASS-026": (
         "Mutant survived",
         "A deliberately wrong variant of a pass went through the harness. The test's graph or inputs do "
-        "not exercise what the mutant breaks.",
+        "not exercise what the mutant breaks."
+        " Change the graph or its inputs until the mutant fails.",
     ),
     "RUB-PASS-D01": (
         "Node kept in fp32",

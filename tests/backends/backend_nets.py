@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from torch import nn
 
+from rubicc.backends.cpu_gpu.run import open_session
+from rubicc.evidence.gaps import Gap, output_gaps
 from rubicc.ir.graph import SOURCE_KEY, Graph
 from rubicc.spec import DecoderSpec, ModelMeta, SignalSpec, TensorSpec
 
@@ -115,3 +119,16 @@ def export(net: nn.Module, stride: int, kind: str, chunk: int = 240) -> Graph:
 def signal(n: int = 2, t: int = 240, seed: int = 1) -> np.ndarray:
     """Normalised-looking input, float32 (n, 1, t)."""
     return np.random.default_rng(seed).standard_normal((n, 1, t)).astype(np.float32)
+
+
+def compare(
+    folder: Path, feeds: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, Gap]]:
+    """Gap per runtime and output; every runtime that the emitted files name is run."""
+    found = {}
+    with open_session(folder) as session:
+        names = session.description["runtimes"]
+    for name in names:
+        with open_session(folder, runtime=name) as session:
+            found[name] = output_gaps(expected, session.run(feeds))
+    return found

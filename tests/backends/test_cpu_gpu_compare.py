@@ -6,12 +6,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from backend_nets import ConvNet, conv_net, export, gru_net, signal
+from backend_nets import ConvNet, compare, conv_net, export, gru_net, signal
 from test_cpu_gpu_check import quantised
 
 from rubicc.backends.base import Target
 from rubicc.backends.cpu_gpu.bench import bench
-from rubicc.backends.cpu_gpu.compare import compare, layer_gaps
+from rubicc.backends.cpu_gpu.compare import layer_gaps
 from rubicc.backends.cpu_gpu.emit import emit
 from rubicc.backends.cpu_gpu.layers import profile_layers
 from rubicc.backends.cpu_gpu.plan import plan
@@ -49,7 +49,7 @@ def test_both_runtimes_hold_the_limit(built) -> None:
     found = compare(built.folder, {"x": x}, built.expected(x))
     assert set(found) == {"onnxruntime", "openvino"}
     for gaps in found.values():
-        assert require(gaps, LIMIT, code="RUB-CPU-040").snr_db > 110
+        assert require(gaps, LIMIT, code="RUB-DRV-001").snr_db > 110
 
 
 @pytest.mark.parametrize(("kind", "which"), [("Conv", 0), ("Conv", 1), ("Conv", 3)])
@@ -60,8 +60,8 @@ def test_one_changed_weight_is_caught_and_the_layer_named(
     folder = emitted(changed, tmp_path / "m")
     x = signal(2, 300)
     for gaps in compare(folder, {"x": x}, conv.expected(x)).values():
-        with pytest.raises(VerificationFailed, match="RUB-CPU-040"):
-            require(gaps, LIMIT, code="RUB-CPU-040")
+        with pytest.raises(VerificationFailed, match="RUB-DRV-001"):
+            require(gaps, LIMIT, code="RUB-DRV-001")
     rows = layer_gaps(folder, {"x": x}, reference=conv.graph)
     wrong = [row for row in rows if row.gap.snr_db < 80]
     assert wrong[0].node == node.name and wrong[0].source
@@ -72,7 +72,7 @@ def test_one_changed_recurrent_weight_is_caught(gru, tmp_path: Path) -> None:
     x = signal(1, 300)
     for gaps in compare(emitted(changed, tmp_path / "m"), {"x": x}, gru.expected(x)).values():
         with pytest.raises(VerificationFailed):
-            require(gaps, LIMIT, code="RUB-CPU-040")
+            require(gaps, LIMIT, code="RUB-DRV-001")
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -122,7 +122,7 @@ def test_fp16_graphs_are_small_accurate_and_take_fp32(net, stride: int, kind: st
     with torch.no_grad():
         want = {"y": net(torch.from_numpy(x)).numpy()}
     for gaps in compare(folder, {"x": x}, want).values():
-        assert 46 < require(gaps, MaxGap(snr=40), code="RUB-CPU-040").snr_db < 110, "really rounded"
+        assert 46 < require(gaps, MaxGap(snr=40), code="RUB-DRV-001").snr_db < 110, "really rounded"
     with open_session(folder) as session:
         assert session.inputs[0].dtype == session.outputs[0].dtype == "float32"
 
@@ -195,4 +195,4 @@ def test_gpu_runs_what_the_source_computes(built, precision: str, tmp_path: Path
     emit(made.graph, plan(made.graph, target, precision=precision), tmp_path)
     limit = MaxGap(snr=60.0 if precision == "fp32" else 40.0)
     for gaps in compare(tmp_path, {"x": x}, built.expected(x)).values():
-        require(gaps, limit, code="RUB-CPU-040")
+        require(gaps, limit, code="RUB-DRV-001")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from backend_nets import export, gru_net
+from backend_nets import compare, export, gru_net
 
 from rubicc.backends.base import Target
-from rubicc.backends.cpu_gpu.compare import compare, layer_gaps
+from rubicc.backends.cpu_gpu.compare import layer_gaps
 from rubicc.backends.cpu_gpu.emit import emit
 from rubicc.backends.cpu_gpu.plan import plan
 from rubicc.backends.cpu_gpu.prepare import prepare

@@ -20,7 +20,9 @@ CODES: dict[str, tuple[str, str]] = {
         "Quantisers are expanded into arithmetic",
         "QONNX Quant, BipolarQuant and Trunc nodes are no operators of ONNX Runtime or OpenVINO. The pass "
         "lower.expand-quant writes each as scale, round, clip and rescale in fp32: same numbers, no "
-        "speed-up. A warning in check; an error only when such nodes are still there at emit.",
+        "speed-up. A warning in check; an error only when such nodes are still there at emit."
+        " Nothing needs to be done about the warning; choose --precision fp32, fp16 or bf16 for "
+        "arithmetic the CPU runs anyway.",
     ),
     "RUB-CPU-004": (
         "Element type of an input or output",
@@ -57,7 +59,9 @@ CODES: dict[str, tuple[str, str]] = {
         "Impossible plan",
         "An option has no meaning here or contradicts another: an unknown runtime or precision, fewer "
         "than one thread, bf16 in ONNX Runtime's CPU provider (only OpenVINO computes in bf16), OpenVINO "
-        "on a GPU target.",
+        "on a GPU target."
+        " Change the option named in the message; `rubicc targets` and docs/targets/cpu_gpu.md list what "
+        "each target takes.",
     ),
     "RUB-CPU-030": (
         "The model file is not the one that was compiled",
@@ -71,7 +75,7 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-CPU-032": (
         "Wrong input names",
-        "The model takes exactly the inputs listed by `python run.py --info`.",
+        "The model takes exactly the inputs listed by `python run.py --info`. Rename the arrays to those.",
     ),
     "RUB-CPU-033": (
         "Wrong input type",
@@ -81,12 +85,14 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-CPU-034": (
         "Wrong input shape",
         "The array's rank, a fixed dimension, or two dimensions that must be equal do not fit, or it is "
-        "empty.",
+        "empty."
+        " Give arrays of the shapes that `python run.py --info` prints.",
     ),
     "RUB-CPU-035": (
         "The runtime failed while running",
         "Usually an input shorter than the network's first convolution. The shapes and the runtime's own "
-        "message are given.",
+        "message are given."
+        " Give longer inputs, or read the runtime's message.",
     ),
     "RUB-CPU-036": (
         "Output contradicts the metadata",
@@ -97,19 +103,14 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-CPU-037": (
         "Array file of run.py",
         "The input is not an .npz of plain arrays (object arrays are pickles and are refused), or the "
-        "output cannot be written.",
-    ),
-    "RUB-CPU-040": (
-        "The artefact does not compute what its source computes",
-        "The emitted files were run from disk and an output is farther from the reference than --max-gap "
-        "allows. No artefact is kept. The per-layer table of the report names the first layer that "
-        "differs.",
+        "output cannot be written."
+        " Save plain arrays with numpy.savez, and check that the output's folder may be written.",
     ),
     "RUB-CPU-050": (
         "fp16 does not reach the required accuracy",
         "Even with every operator whose fp16 result is measurably worse kept in fp32, the signal-to-noise "
-        "ratio against fp32 stays below the target. Use --precision fp32, or lower the target with --max- "
-        "gap.",
+        "ratio against fp32 stays below the target. Use --precision fp32, or lower the target with "
+        "--max-gap.",
     ),
     "RUB-CPU-D02": (
         "Node kept in fp32",

@@ -1,4 +1,4 @@
-"""Does the emitted artefact compute what its source computes? Runs the files from disk, in every runtime."""
+"""The error of every layer: the emitted model, read back from disk, beside our own executor."""
 
 from __future__ import annotations
 
@@ -9,35 +9,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from rubicc.backends.cpu_gpu.run import home_of, open_session, translated
+from rubicc.backends.cpu_gpu.run import home_of, translated
 from rubicc.backends.cpu_gpu.templates import run as runner
-from rubicc.evidence.gaps import Gap, LayerGap, output_gaps
+from rubicc.evidence.gaps import LayerGap
 from rubicc.evidence.gaps import layer_gaps as gaps_of_layers
 from rubicc.ir.executor import execute
 from rubicc.ir.graph import Graph, op_key, source_of
 
 Arrays = Mapping[str, np.ndarray]
 _DOUBLE = np.dtype(np.float64)
-
-
-def compare(
-    folder: str | Path, feeds: Arrays, expected: Arrays, *, threads: int | None = None
-) -> dict[str, dict[str, Gap]]:
-    """Gap per runtime and output of the artefact against ``expected``.
-
-    Every runtime the artefact says it runs in is run, not only the chosen one; judge the result with
-    :func:`rubicc.evidence.gaps.require`, code ``RUB-CPU-040``.
-
-    Raises:
-        ModelRefused, ToolMissing, UsageError: as ``open_session`` and ``Session.run``.
-    """
-    first = open_session(folder, threads=threads)
-    found = {}
-    for name in first.description["runtimes"]:
-        session = first if name == first.runtime else open_session(folder, runtime=name, threads=threads)
-        found[name] = output_gaps(expected, session.run(feeds))
-        session.close()
-    return found
 
 
 def model_of(folder: str | Path) -> bytes:
