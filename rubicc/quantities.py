@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from rubicc.errors import UsageError
 from rubicc.spec import Dim, TensorSpec
@@ -38,8 +38,6 @@ _BYTES = {
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\d\s].*)?\s*")
 _SYMBOL = re.compile(r"[A-Za-z_]\w*")
 MAX_DIM = 2**31 - 1
-
-BudgetKind = Literal["latency", "size"]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ DecoderKind = Literal["ctc", "flipflop", "crf"]
 Task = Literal["basecalling", "masked-lm", "generic"]
 
 META_KEY = "rubicc.meta"
+# bonito 0.6 and later, wherever a model names no other.
+QUANTILE = {"quantile_a": 0.2, "quantile_b": 0.9, "shift_multiplier": 0.51, "scale_multiplier": 0.53}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from rubicc.driver.proof import EXACT_MAX_PARAMETERS, Proof, SourceOutputs, prov
 from rubicc.errors import BudgetExceeded, Unsupported
 from rubicc.evidence.decision import Decision
 from rubicc.evidence.staging import StagedDir, scratch
-from rubicc.ir.graph import Graph
+from rubicc.ir.graph import Graph, is_quantiser
 from rubicc.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from rubicc.passes.manager import PassRecord
     from rubicc.passes.pipelines import Step
 
-QUANTISERS = ("Quant", "BipolarQuant", "Trunc")
 log = logging.getLogger("rubicc.compile")
 
 
@@ -120,7 +119,7 @@ def _read_and_lower(model: Any, settings: Settings, target: Target, backend: Bac
     # Passes rewrite a copy (weights shared): bits, costs and errors are judged on the lowered graph.
     graph = lowered.graph.clone()
     build = Build(settings, target, backend, source, lowered, graph, list(lowered.decisions))
-    build.quantised = any(node.op_type in QUANTISERS for node in lowered.graph.all_nodes())
+    build.quantised = any(map(is_quantiser, lowered.graph.all_nodes()))
     build.seconds = {**read_time, **lower_time}
     return build
 

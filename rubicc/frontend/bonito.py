@@ -17,14 +17,13 @@ from rubicc.frontend.bonito_ctc import ctc_layout
 from rubicc.frontend.fit import as_state_dict, build_arch, check_config, prepare
 from rubicc.frontend.limits import DEFAULT, Limits
 from rubicc.frontend.source import Source
-from rubicc.spec import ModelMeta, SignalSpec
+from rubicc.spec import QUANTILE, ModelMeta, SignalSpec
 from rubicc.text import first_line, printable
 
 if TYPE_CHECKING:
     import torch
 
 _FAMILIES = {"bonito.ctc": ("bonito-ctc", ctc_layout), "bonito.crf": ("bonito-crf", crf_layout)}
-_QUANTILE = {"quantile_a": 0.2, "quantile_b": 0.9, "shift_multiplier": 0.51, "scale_multiplier": 0.53}
 _WEIGHTS = re.compile(r"weights_([0-9]{1,9})\.tar")
 
 
@@ -166,10 +165,10 @@ def _signal(config: Mapping[str, Any], folder: Path) -> tuple[SignalSpec, list[D
         return SignalSpec("pa", {"mean": 0.0, "stdev": 1.0}), []
     if strategy not in (None, "quantile"):
         raise _malformed(folder, f"signal scaling {str(strategy)[:40]!r} is unknown")
-    section = config.get("normalisation") or _QUANTILE
+    section = config.get("normalisation") or QUANTILE
     if not isinstance(section, dict):
         raise _malformed(folder, "normalisation is not a table")
-    values = {key: _number(section, key, default, folder) for key, default in _QUANTILE.items()}
+    values = {key: _number(section, key, default, folder) for key, default in QUANTILE.items()}
     decisions = []
     if strategy is None:
         what = "quantile scaling, as bonito 0.6 and later do without a [scaling] section"

@@ -18,7 +18,7 @@ from rubicc.evidence.decision import Decision
 from rubicc.frontend.exact import pinned_double
 from rubicc.frontend.feeds import Feeds, draw, oppose, sizes
 from rubicc.frontend.source import Source
-from rubicc.ir.graph import Graph
+from rubicc.ir.graph import Graph, is_quantiser
 from rubicc.spec import ModelMeta, TensorSpec
 from rubicc.text import first_line
 
@@ -200,7 +200,7 @@ def _compare(graph: Graph, ref: _Reference, which: int) -> dict[str, Any]:
     from rubicc.ir.executor import execute
 
     feeds = ref.feeds[which]
-    quantised = any(node.op_type in ("Quant", "BipolarQuant", "Trunc") for node in graph.all_nodes())
+    quantised = any(map(is_quantiser, graph.all_nodes()))
     shapes = {name: list(array.shape) for name, array in feeds.items()}
     wanted = ref.run_double(feeds) if quantised else ref.results[which]
     tolerance = TOLERANCE_QUANTISED if quantised else TOLERANCE

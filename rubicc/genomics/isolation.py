@@ -30,7 +30,7 @@ import numpy as np
 
 from rubicc.genomics.reads import Limits, Problem, Read, Wanted
 
-_HEADER = struct.Struct("<I")
+HEADER = struct.Struct("<I")
 
 
 def _processor_seconds(pid: int) -> float:
@@ -50,7 +50,7 @@ class ReaderDied(Exception):
 def send(file: IO[bytes], message: dict[str, Any], raw: bytes | memoryview = b"") -> None:
     """One frame, and the raw bytes that follow it."""
     text = json.dumps(message).encode()
-    file.write(_HEADER.pack(len(text)) + text)
+    file.write(HEADER.pack(len(text)) + text)
     if raw:
         file.write(raw)
     file.flush()
@@ -146,9 +146,9 @@ class ReaderProcess:
                 return
 
     def _frame(self, child: subprocess.Popen[bytes]) -> dict[str, Any]:
-        head = bytearray(_HEADER.size)
+        head = bytearray(HEADER.size)
         self._fill(child, memoryview(head))
-        text = bytearray(_HEADER.unpack(head)[0])
+        text = bytearray(HEADER.unpack(head)[0])
         self._fill(child, memoryview(text))
         return json.loads(text)
 

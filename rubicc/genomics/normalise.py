@@ -13,13 +13,12 @@ import numpy as np
 
 from rubicc.errors import UsageError
 from rubicc.genomics.reads import Read, ReadRefused
-from rubicc.spec import SignalSpec
+from rubicc.spec import QUANTILE, SignalSpec
 
 MAD_TO_SD = 1.4826
-_QUANTILE = {"quantile_a": 0.2, "quantile_b": 0.9, "shift_multiplier": 0.51, "scale_multiplier": 0.53}
 _PARAMS: dict[str, Mapping[str, float]] = {
     "med-mad": {},
-    "quantile": _QUANTILE,
+    "quantile": QUANTILE,
     "pa": {"mean": 0.0, "stdev": 1.0},
     "none": {},
 }

@@ -6,15 +6,12 @@ import json
 import os
 import resource
 import signal
-import struct
 import sys
 from pathlib import Path
 from typing import IO, Any
 
-from rubicc.genomics.isolation import send
+from rubicc.genomics.isolation import HEADER, send
 from rubicc.genomics.reads import Limits, Read, read_file
-
-_HEADER = struct.Struct("<I")
 
 
 def main() -> int:
@@ -43,8 +40,8 @@ def _lower(what: int, limit: int) -> None:
 
 
 def _receive(file: IO[bytes]) -> dict[str, Any] | None:
-    head = file.read(_HEADER.size)
-    return json.loads(file.read(_HEADER.unpack(head)[0])) if len(head) == _HEADER.size else None
+    head = file.read(HEADER.size)
+    return json.loads(file.read(HEADER.unpack(head)[0])) if len(head) == HEADER.size else None
 
 
 def _serve(request: dict[str, Any], questions: IO[bytes], answers: IO[bytes], limits: Limits) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from rubicc.errors import VerificationFailed
 from rubicc.genomics.call import Call
-from rubicc.genomics.chunks import Window
+from rubicc.genomics.chunks import Window, kept
 from rubicc.genomics.normalise import Scaling
 from rubicc.genomics.qscore import from_qstring, mean_q
 from rubicc.genomics.reads import Read
@@ -119,5 +119,4 @@ def _trim(call: Call, segment: Segment) -> tuple[str, str, np.ndarray]:
 
 def take(scores: np.ndarray, row: int, window: Window, stride: int) -> np.ndarray:
     """A copy of what one chunk contributes, so that the batch can be freed."""
-    first = window.start // stride
-    return scores[window.keep_from - first : window.keep_to - first, row].copy()
+    return kept(scores[:, row], window, stride).copy()

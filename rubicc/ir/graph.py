@@ -16,6 +16,7 @@ import onnx_ir
 from rubicc.spec import META_KEY, ModelMeta
 
 QONNX_DOMAIN = "qonnx.custom_op.general"
+QUANTISERS = ("Quant", "IntQuant", "BipolarQuant", "Trunc")
 SOURCE_KEY = "rubicc.source"  # PyTorch module path (or original ONNX node name) the node came from
 MADE_BY_KEY = "rubicc.made_by"  # pass id that created the node; absent on nodes of the front end
 
@@ -113,6 +114,11 @@ class Graph:
 def op_key(node: onnx_ir.Node) -> str:
     """``Conv`` for the standard domain, ``qonnx.custom_op.general::Quant`` otherwise."""
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+
+
+def is_quantiser(node: onnx_ir.Node) -> bool:
+    """Whether ``node`` is a QONNX quantiser, which no runtime executes."""
+    return node.domain == QONNX_DOMAIN and node.op_type in QUANTISERS
 
 
 def source_of(node: onnx_ir.Node) -> str:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from rubicc.errors import VerificationFailed
 from rubicc.ir.graph import QONNX_DOMAIN, Graph
 from rubicc.ir.ops.quant import ROUNDING
+from rubicc.ir.ops.recurrent import GATES
 from rubicc.ir.shapes import Dim, dims_of, infer_shapes
 from rubicc.ir.types import constant_of
 
@@ -21,7 +22,6 @@ _BROADCASTING = frozenset(
     {"Add", "Sub", "Mul", "Div", "Pow", "Mod", "Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual"}
     | {"And", "Or", "Xor", "Where", "Min", "Max", "Sum", "Mean", "PRelu", "BitwiseAnd", "BitwiseOr"}
 )
-_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _MAX_BITS = 32
 _SETTINGS_BYTES = 1 << 20  # settings tensors above this are not read
 
@@ -105,9 +105,9 @@ def convolution(graph: Graph, node: ir.Node) -> Iterator[str]:
 
 def recurrent(graph: Graph, node: ir.Node) -> Iterator[str]:
     """Weight, recurrence and bias shapes of LSTM, GRU and RNN."""
-    if node.domain or node.op_type not in _GATES:
+    if node.domain or node.op_type not in GATES:
         return
-    gates, hidden = _GATES[node.op_type], node.attributes.get_int("hidden_size", 0) or 0
+    gates, hidden = GATES[node.op_type], node.attributes.get_int("hidden_size", 0) or 0
     directions = 2 if node.attributes.get_string("direction") == "bidirectional" else 1
     x, w, r, b = (_shape(node, i) for i in range(4))
     rows = gates * hidden

@@ -10,7 +10,7 @@ from typing import Literal
 
 from rubicc.models.config import require
 from rubicc.models.windows import inference_window
-from rubicc.spec import DecoderSpec, ModelMeta, SignalSpec, TensorSpec
+from rubicc.spec import QUANTILE, DecoderSpec, ModelMeta, SignalSpec, TensorSpec
 
 ConvActivation = Literal["swish", "relu", "tanh"]
 
@@ -190,12 +190,6 @@ CRF_PRESETS = {
 }
 
 # bonito >= 0.6: shift = max(10, 0.51 * (q20 + q90)), scale = max(1, 0.53 * (q90 - q20)).
-_QUANTILE = {
-    "quantile_a": 0.2,
-    "quantile_b": 0.9,
-    "shift_multiplier": 0.51,
-    "scale_multiplier": 0.53,
-}
 
 
 def mgru_meta(arch: str, config: MgruConfig) -> ModelMeta:
@@ -221,7 +215,7 @@ def crf_meta(arch: str, config: CrfConfig) -> ModelMeta:
         config,
         config.stride,
         config.columns,
-        signal=SignalSpec("quantile", _QUANTILE),
+        signal=SignalSpec("quantile", QUANTILE),
         decoder=DecoderSpec("crf", params),
     )
 

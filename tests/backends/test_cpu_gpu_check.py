@@ -38,12 +38,12 @@ def chain(*ops: tuple[str, str], dtype: int = TensorProto.FLOAT, shape: list | N
     return made
 
 
-def quantised() -> Graph:
+def quantised(op_type: str = "Quant") -> Graph:
     constants = [
         onnx.numpy_helper.from_array(np.array(value, np.float32), name)
         for name, value in (("s", 0.25), ("z", 0.0), ("b", 4.0))
     ]
-    node = helper.make_node("Quant", ["x", "s", "z", "b"], ["y"], name="q", domain=QONNX_DOMAIN)
+    node = helper.make_node(op_type, ["x", "s", "z", "b"], ["y"], name="q", domain=QONNX_DOMAIN)
     node.attribute.extend(
         [
             helper.make_attribute("signed", 1),
@@ -96,8 +96,9 @@ def test_a_refusal_no_operator_explains_is_still_an_error() -> None:
     assert "m" in {f.node for f in found}, "ONNX Runtime names the node"
 
 
-def test_quantisers_are_a_warning_and_the_graph_is_judged_expanded() -> None:
-    graph = quantised()
+@pytest.mark.parametrize("op_type", ["Quant", "IntQuant"])
+def test_quantisers_are_a_warning_and_the_graph_is_judged_expanded(op_type: str) -> None:
+    graph = quantised(op_type)
     found = check(graph, CPU)
     assert [(f.rule, f.severity, f.node) for f in found if f.rule != "RUB-CPU-005"] == [
         ("RUB-CPU-003", "warning", "q")

@@ -11,9 +11,9 @@ import onnx_ir as ir
 from rubicc.backends.base import Finding, Severity, Target
 from rubicc.backends.cpu_gpu import runtimes
 from rubicc.errors import ToolMissing
-from rubicc.ir.graph import QONNX_DOMAIN, Graph, op_key, source_of
+from rubicc.ir.graph import Graph, is_quantiser, op_key, source_of
+from rubicc.ir.io import weight_bytes
 
-QUANTISERS = ("Quant", "BipolarQuant", "Trunc")
 EXCHANGED = frozenset(
     [
         "FLOAT",
@@ -41,7 +41,7 @@ def check(graph: Graph, target: Target) -> list[Finding]:
     emitted, with the quantisers expanded.
     """
     findings = [*_runtime_present(target), *_interface(graph), *_foreign(graph), *_quantisers(graph)]
-    size = _weight_bytes(graph)
+    size = weight_bytes(graph)
     if size > MAX_MODEL_BYTES:
         reason = f"weights take {size} bytes, an ONNX file holds at most {MAX_MODEL_BYTES}"
         findings.append(Finding("RUB-CPU-007", "error", "", "", reason, "prune or quantise the model"))
@@ -52,11 +52,7 @@ def check(graph: Graph, target: Target) -> list[Finding]:
 
 def quantisers(graph: Graph) -> list[ir.Node]:
     """QONNX quantiser nodes, which no runtime executes."""
-    return [node for node in graph.all_nodes() if node.domain.startswith("qonnx.") and _is_quantiser(node)]
-
-
-def _is_quantiser(node: ir.Node) -> bool:
-    return node.domain == QONNX_DOMAIN and node.op_type in QUANTISERS
+    return [node for node in graph.all_nodes() if is_quantiser(node)]
 
 
 def _runtime_present(target: Target) -> list[Finding]:
@@ -111,7 +107,7 @@ def _foreign(graph: Graph) -> list[Finding]:
         )
         for node in graph.all_nodes()
         if node.domain not in ("", "ai.onnx", "ai.onnx.ml")
-        and not _is_quantiser(node)
+        and not is_quantiser(node)
         and (node.domain, node.op_type, node.overload) not in graph.model.functions
     ]
 
@@ -128,12 +124,6 @@ def _quantisers(graph: Graph) -> list[Finding]:
         )
         for node in quantisers(graph)
     ]
-
-
-def _weight_bytes(graph: Graph) -> int:
-    return sum(
-        value.const_value.nbytes for value in graph.ir.initializers.values() if value.const_value is not None
-    )
 
 
 def _operators(graph: Graph, target: Target) -> list[Finding]:

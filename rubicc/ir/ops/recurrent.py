@@ -18,7 +18,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "softplus": softplus,
     "hardsigmoid": lambda x: np.clip(x.dtype.type(0.2) * x + x.dtype.type(0.5), 0, 1),
 }
-_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _DEFAULT = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 State = tuple[Array, ...]
 
@@ -113,8 +113,8 @@ def recurrent(call: Call) -> Result:
     batch_first = call.attr("layout", 0)
     x = x.swapaxes(0, 1) if batch_first else x
     directions, width, size = w.shape[0], w.shape[1], r.shape[2]
-    if width != _GATES[kind] * size:
-        raise KernelError(f"{kind} weight {w.shape} does not hold {_GATES[kind]} gates of {size}")
+    if width != GATES[kind] * size:
+        raise KernelError(f"{kind} weight {w.shape} does not hold {GATES[kind]} gates of {size}")
     b = call.get(3)
     bias = np.zeros((directions, 2 * width), x.dtype) if b is None else widened(b)
     given = call.get(4)

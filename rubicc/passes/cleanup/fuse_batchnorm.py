@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from rubicc.ir.graph import Graph, source_of
+from rubicc.ir.graph import Graph, is_quantiser, source_of
 from rubicc.passes.cleanup.batchnorm import Affine, inference_affine
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor, constant, is_constant, is_standard, nodes_of, only_use, rank
@@ -142,7 +142,7 @@ def _weight(node: ir.Node, index: int) -> np.ndarray:
         return array
     value = node.inputs[index]
     maker = value.producer() if value is not None else None
-    if maker is not None and maker.op_type in QUANTISERS:
+    if maker is not None and (is_quantiser(maker) or is_standard(maker, "DequantizeLinear")):
         raise NotFused(f"the weight of {source_of(node)} comes through {maker.op_type}, and scaling it would "
                        "change what is rounded")  # fmt: skip
     raise NotFused(f"the weight of {source_of(node)} is not constant")
@@ -169,6 +169,3 @@ def _set(edit: Editor, node: ir.Node, index: int, array: np.ndarray, dtype: np.d
             del old.graph.initializers[stem]
         edit.release(stem)
     node.replace_input_with(index, edit.initializer(stem, np.ascontiguousarray(array, dtype), node.graph))
-
-
-QUANTISERS = frozenset({"Quant", "IntQuant", "BipolarQuant", "Trunc", "DequantizeLinear"})

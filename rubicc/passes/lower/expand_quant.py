@@ -9,12 +9,11 @@ import onnx_ir as ir
 
 from rubicc.errors import Unsupported
 from rubicc.evidence.decision import Decision
-from rubicc.ir.graph import QONNX_DOMAIN, Graph, source_of
+from rubicc.ir.graph import Graph, is_quantiser, source_of
 from rubicc.passes.evaluate import evaluate
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor, constant, graphs_of, is_constant, static_shape
 
-QUANTISERS = ("Quant", "IntQuant", "BipolarQuant", "Trunc")
 MIN_OPSET = 13
 
 
@@ -43,12 +42,7 @@ class ExpandQuant(Pass):
 
         Nothing is changed in that case.
         """
-        found = [
-            (owner, node)
-            for owner in graphs_of(graph)
-            for node in owner
-            if node.domain == QONNX_DOMAIN and node.op_type in QUANTISERS
-        ]
+        found = [(owner, node) for owner in graphs_of(graph) for node in owner if is_quantiser(node)]
         faults = [f"{source_of(node)}: {why}" for _, node in found if (why := self._fault(graph, node))]
         if faults:
             what = f"{len(faults)} quantisers cannot be expanded: {'; '.join(faults)}"
