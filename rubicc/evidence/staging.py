@@ -165,7 +165,7 @@ def check_replaceable(target: Path, *, force: bool) -> None:
         raise OutputExists(
             "RUB-ART-002", "the artefact exists", where=str(target), hint="--force replaces it"
         )
-    foreign = manifests.verify_files(target).extra
+    foreign = manifests.foreign_files(target)
     if foreign:
         what = f"the artefact holds {len(foreign)} file(s) rubicc did not write: {', '.join(foreign[:3])}"
         raise OutputExists("RUB-ART-003", what, where=str(target), hint="move them away first")

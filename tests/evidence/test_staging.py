@@ -107,6 +107,20 @@ def test_files_somebody_added_are_not_deleted(tmp_path: Path) -> None:
     assert (out / "notes.txt").read_text() == "mine"
 
 
+def test_an_artefact_of_another_version_can_be_replaced(tmp_path: Path) -> None:
+    """Its manifest cannot be read as ours, but it says which files are."""
+    out = tmp_path / "out"
+    build(out, "old")
+    path = out / "manifest.json"
+    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 9'))
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(OutputExists, match=r"RUB-ART-003.*notes"):
+        build(out, "new", force=True)
+    (out / "notes.txt").unlink()
+    build(out, "new", force=True)
+    assert content(out) == "new"
+
+
 def test_empty_folder_may_be_filled(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     build(tmp_path / "out", "new")
