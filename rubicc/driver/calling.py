@@ -57,17 +57,18 @@ def basecall_reads(
 
         # One stream per thread: recurrent networks gain little from several threads on one batch. Sessions
         # of other targets may know no streams.
-        run = getattr(session, "run_split", session.run)
+        streams = getattr(session, "streams", 1)
+        chosen = {"network_threads": streams, "batch": max(1, EngineSettings.batch // streams), **options}
 
         def infer(signal: np.ndarray) -> np.ndarray:
-            return run({given.name: signal})[made.name]
+            return session.run({given.name: signal})[made.name]
 
         return engine.basecall(
             infer,
             meta,
             reads,
             out,
-            settings=EngineSettings(**options),
+            settings=EngineSettings(**chosen),
             model_id=artefact.manifest.content_sha256,
             progress=progress,
             on_problem=on_problem,
