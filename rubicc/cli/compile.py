@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dump-stages", action="store_true", default=None, help="keep the graph of every pass"
     )
-    group.add_argument("--from-stage", metavar="NN|ID", help="start after this stage (MODEL is its file)")
+    group.add_argument("--from-stage", metavar="NN|ID", help="start after this stage of the artefact at OUT")
     group.add_argument("--until-stage", metavar="NN|ID", help="stop after this pass")
 
 

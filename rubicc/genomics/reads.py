@@ -186,7 +186,8 @@ def find_files(paths: Iterable[str | Path], *, recursive: bool = True) -> list[P
         raise UsageError(
             "RUB-GEN-100",
             "no read files found under " + ", ".join(map(str, paths)),
-            hint="fast5, pod5 and npz files are looked for" + ("" if recursive else "; try --recursive"),
+            hint="fast5, pod5 and npz files are looked for"
+            + ("" if recursive else "; --no-recursive was given"),
         )
     return list(unique.values())
 

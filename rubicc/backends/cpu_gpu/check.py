@@ -90,7 +90,7 @@ def _interface(graph: Graph) -> list[Finding]:
         free = [str(dim) for dim in list(value.shape)[1:] if not isinstance(dim, int)]
         if free and not known:
             reason = f"nothing says how long {', '.join(free)} of input {name} usually is"
-            remedy = "set the chunk length in the model's metadata, or measure with `rubicc bench --input`"
+            remedy = "set the chunk length in the model's metadata, or measure with `rubicc bench --length`"
             findings.append(Finding("RUB-CPU-005", "warning", name, "", reason, remedy))
     return findings
 
