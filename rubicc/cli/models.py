@@ -108,10 +108,11 @@ def _create(entry: Any, config: Any, args: argparse.Namespace, console: Console)
     seed = parse_whole("seed", args.seed, "--seed", 0, 2**63 - 1)
     check_file_replaceable(path, force=args.force)  # before the work, not after it
     from rubicc.frontend import checkpoint
+    from rubicc.models import registry
 
     module = entry.build(config, seed=seed)
     checkpoint.save(path, module, entry.meta(config))
-    count = sum(p.numel() for p in module.parameters())
+    count = registry.network_parameters(module)
     value = {"path": str(path), "name": entry.name, "seed": seed, "parameters": count}
     console.result(
         value, f"wrote {clean(path)}: {entry.name}, {count:,} parameters, seed {seed}, random weights"

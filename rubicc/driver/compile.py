@@ -16,8 +16,9 @@ from rubicc.driver.inputs import ProofInputs, proof_inputs
 from rubicc.driver.proof import EXACT_MAX_PARAMETERS, Proof, SourceOutputs, prove, write_vectors
 from rubicc.errors import BudgetExceeded, Unsupported
 from rubicc.evidence.decision import Decision
+from rubicc.evidence.measure import interleave
 from rubicc.evidence.staging import StagedDir, scratch
-from rubicc.ir.graph import Graph, is_quantiser
+from rubicc.ir.graph import Graph, is_quantiser, spec_of
 from rubicc.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from rubicc.passes.manager import PassRecord
     from rubicc.passes.pipelines import Step
 
+LATENCY_RUNS = 9
 log = logging.getLogger("rubicc.compile")
 
 
@@ -215,7 +217,7 @@ def _emit(build: Build, folder: Path) -> None:
     settings = build.settings
     build.inputs = proof_inputs(
         build.graph.meta,
-        [_spec(value) for value in build.graph.inputs],
+        [spec_of(value) for value in build.graph.inputs],
         build.lowered.feeds,
         settings.reference,
         settings.seed,
@@ -280,21 +282,20 @@ def _latency_budget(build: Build, sessions: dict[str, Any]) -> None:
         return
     session = sessions[build.plan.resolved()["runtime"]]
     one = {name: array[:1] for name, array in build.proof.inputs.items()}
-    session.run(one)
-    times = []
-    for _ in range(9):
-        start = time.perf_counter()
-        session.run(one)
-        times.append(time.perf_counter() - start)
-    times.sort()
-    low, middle = times[0], times[len(times) // 2]
-    build.measured["latency"] = {"minimum": low, "median": middle, "maximum": times[-1], "runs": len(times)}
+    timing = interleave({"": lambda: session.run(one)}, 0.0, min_rounds=LATENCY_RUNS)[""]
+    low, high = timing.best, timing.seconds[-1]
+    build.measured["latency"] = {
+        "minimum": low,
+        "median": timing.median,
+        "maximum": high,
+        "runs": timing.count,
+    }
     # Times stay out of the Decision: it is part of the manifest, which holds none.
-    what = f"latency of one input {low * 1e3:.2f}-{times[-1] * 1e3:.2f} ms, limit {limit * 1e3:.2f} ms"
+    what = f"latency of one input {low * 1e3:.2f}-{high * 1e3:.2f} ms, limit {limit * 1e3:.2f} ms"
     if low > limit:
         hint = "raise --budget latency, choose another --runtime, or shrink the model"
         raise BudgetExceeded("RUB-DRV-005", what, where=build.source.name, hint=hint)
-    if times[-1] > limit:
+    if high > limit:
         build.decisions.append(
             Decision(
                 "RUB-DRV-D02",
@@ -349,9 +350,3 @@ def _timed(what: str) -> Iterator[dict[str, float]]:
     yield took
     took[what] = time.perf_counter() - start
     log.info("%-8s %6.2f s", what, took[what])
-
-
-def _spec(value: Any) -> Any:
-    from rubicc.frontend.lower import value_spec
-
-    return value_spec(value)

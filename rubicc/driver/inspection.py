@@ -68,11 +68,11 @@ def inspect_model(model: Any, settings: Settings) -> Inspection:
 
 def _inspect(graph: Graph, name: str, kind: str, sha256: str, decisions: tuple[Any, ...]) -> Inspection:
     from rubicc.frontend.feeds import TOKEN_SIZES
-    from rubicc.frontend.lower import value_spec
     from rubicc.ir.costs import costs
+    from rubicc.ir.graph import spec_of
     from rubicc.ir.receptive import receptive_field
 
-    inputs = tuple(value_spec(value) for value in graph.inputs)
+    inputs = tuple(spec_of(value) for value in graph.inputs)
     length = graph.meta.chunk if graph.meta and graph.meta.chunk else TOKEN_SIZES[0] * 100
     bound = {
         dim: 1 if axis == 0 else length
@@ -93,7 +93,7 @@ def _inspect(graph: Graph, name: str, kind: str, sha256: str, decisions: tuple[A
         sha256=sha256,
         meta=graph.meta,
         inputs=inputs,
-        outputs=tuple(value_spec(value) for value in graph.outputs),
+        outputs=tuple(spec_of(value) for value in graph.outputs),
         operators=graph.op_counts(),
         opset=graph.opset,
         parameters=found.params,

@@ -21,14 +21,12 @@ from typing import Any
 import numpy as np
 
 from rubicc.driver.identity import require_identity
-from rubicc.evidence.gaps import Gap, combined, output_gaps, require
+from rubicc.evidence.gaps import DEFAULT_SNR, Gap, combined, output_gaps, require
 from rubicc.frontend.feeds import Feeds
 from rubicc.ir.graph import Graph
 from rubicc.quantities import MaxGap
 from rubicc.spec import ModelMeta
 
-# Float networks in fp32 measure 100-130 dB against torch; a wrong weight in one channel gives 20-60 dB.
-DEFAULT_SNR = {"fp32": 80.0, "fp16": 40.0, "bf16": 25.0}
 EXACT_QUANTISED = MaxGap(max_abs=1e-9)
 EXACT_FLOAT = MaxGap(snr=120.0)
 # Above this the float64 copies cost more memory than the proof is worth; the report says so.

@@ -26,6 +26,7 @@ import onnx_ir
 from rubicc.errors import ModelRefused
 from rubicc.ir.graph import SOURCE_KEY, Graph
 from rubicc.spec import TensorSpec
+from rubicc.text import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -249,10 +250,9 @@ def _refuse_dynamic_recurrence(program: torch.export.ExportedProgram) -> None:
 
 
 def _export_error(model: object, err: Exception) -> ModelRefused:
-    text = next((line.strip() for line in str(err).splitlines() if line.strip()), type(err).__name__)
     return ModelRefused(
         "RUB-LOW-001",
-        f"torch could not express the model as ONNX: {type(err).__name__}: {text[:300]}",
+        f"torch could not express the model as ONNX: {type(err).__name__}: {first_line(err, 300)}",
         where=type(model).__name__,
         hint="-vv prints torch's whole message; data-dependent Python and custom autograd are usual causes",
     )

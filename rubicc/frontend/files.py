@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rubicc.errors import ModelRefused
+from rubicc.evidence.manifest import file_sha256
 from rubicc.frontend.limits import DEFAULT, Limits
 
 
@@ -82,15 +83,9 @@ def inside(folder: Path, name: str) -> Path | None:
     return path
 
 
-def sha256_file(path: Path) -> str:
-    """Hex digest, streamed."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def sha256_folder(folder: Path, names: Iterable[str]) -> str:
     """Digest of the sorted ``name, digest`` lines of the files that were read from ``folder``."""
     total = hashlib.sha256()
     for name in sorted(set(names)):
-        total.update(f"{name}\0{sha256_file(folder / name)}\n".encode())
+        total.update(f"{name}\0{file_sha256(folder / name)}\n".encode())
     return total.hexdigest()

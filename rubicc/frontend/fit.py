@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rubicc.errors import ModelRefused, UsageError
 from rubicc.evidence.decision import Decision
-from rubicc.frontend import files
+from rubicc.evidence.manifest import file_sha256
 from rubicc.frontend.limits import DEFAULT, Limits
 from rubicc.frontend.source import Source
 from rubicc.text import first_line, printable
@@ -178,7 +178,7 @@ def rebuilt(
     return Source(
         kind=kind,
         name=path.stem,
-        sha256=files.sha256_file(path),
+        sha256=file_sha256(path),
         meta=meta,
         module=module,
         decisions=[*decisions, *found],

@@ -18,7 +18,7 @@ from rubicc.evidence.decision import Decision
 from rubicc.frontend.exact import pinned_double
 from rubicc.frontend.feeds import Feeds, draw, oppose, sizes
 from rubicc.frontend.source import Source
-from rubicc.ir.graph import Graph, is_quantiser
+from rubicc.ir.graph import Graph, is_quantiser, spec_of
 from rubicc.spec import ModelMeta, TensorSpec
 from rubicc.text import first_line
 
@@ -100,7 +100,7 @@ def _lowered_graph(graph: Graph, source: Source, seed: int, decisions: list[Deci
     from rubicc.ir.executor import execute
 
     untouched = graph.clone()
-    specs = tuple(value_spec(value) for value in graph.inputs)
+    specs = tuple(_input_spec(value) for value in graph.inputs)
     limits = _token_limits(specs, source.meta or graph.meta, [])
     feeds = [draw(specs, sizes(specs, i), seed + i, limits) for i in (0, 1)]
     double = np.dtype(np.float64)
@@ -298,19 +298,14 @@ def _token_limits(
     return {spec.name: vocab for spec in specs if spec.name in ("input_ids", "ids", "tokens", "x")}
 
 
-def value_spec(value: onnx_ir.Value) -> TensorSpec:
-    """Spec of a graph input; unnamed dimensions get a symbol of their own."""
+def _input_spec(value: onnx_ir.Value) -> TensorSpec:
     if value.shape is None or value.dtype is None:
         raise UsageError(
             "RUB-LOW-002",
             f"graph input {value.name!r} has no shape or type",
             hint="give it: --input NAME=Nx1xT:f32",
         )
-    shape = tuple(
-        dim if isinstance(dim, int) else (str(dim.value) if dim.value else f"{value.name}_{axis}")
-        for axis, dim in enumerate(value.shape)
-    )
-    return TensorSpec(str(value.name), shape, value.dtype.numpy().name)
+    return spec_of(value)
 
 
 def _fits(value: onnx_ir.Value, spec: TensorSpec) -> None:

@@ -18,7 +18,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from rubicc.errors import ModelRefused
 from rubicc.evidence.decision import Decision
-from rubicc.frontend import files, zips
+from rubicc.evidence.manifest import file_sha256
+from rubicc.frontend import zips
 from rubicc.frontend.fit import finite
 from rubicc.frontend.limits import DEFAULT, Limits
 from rubicc.frontend.pickles import check_view
@@ -80,7 +81,7 @@ def read(path: Path, limits: Limits = DEFAULT) -> Source:
     return Source(
         kind="pt2",
         name=path.stem,
-        sha256=files.sha256_file(path),
+        sha256=file_sha256(path),
         program=program,
         inputs=user_inputs(program),
         decisions=decisions,

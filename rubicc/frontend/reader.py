@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rubicc.errors import ModelRefused, UsageError
+from rubicc.evidence.manifest import file_sha256
 from rubicc.frontend import ptfile, python_factory
 from rubicc.frontend.detect import detect
 from rubicc.frontend.limits import DEFAULT, Limits
@@ -140,11 +141,10 @@ def _safetensors(path: Path, arch: str | None, config: Mapping[str, Any] | None,
 
 
 def _onnx(path: Path) -> Source:
-    from rubicc.frontend.files import sha256_file
     from rubicc.ir.io import load_graph
 
     graph = load_graph(path)
-    return Source(kind="onnx", name=path.stem, sha256=sha256_file(path), meta=graph.meta, graph=graph)
+    return Source(kind="onnx", name=path.stem, sha256=file_sha256(path), meta=graph.meta, graph=graph)
 
 
 def _no_arch(arch: str | None, where: str) -> None:

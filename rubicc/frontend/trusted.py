@@ -7,7 +7,7 @@ from typing import Any
 
 from rubicc.errors import ModelRefused
 from rubicc.evidence.decision import Decision
-from rubicc.frontend import files
+from rubicc.evidence.manifest import file_sha256
 from rubicc.frontend.source import Source
 from rubicc.text import first_line
 
@@ -35,7 +35,7 @@ def read(path: Path, form: str) -> Source:
             hint="save it again",
         ) from err
     decision = Decision("RUB-READ-D05", path.name, f"opened as {form}", "--trust was given")
-    source = Source(kind="pt2" if form == "pt2" else "python", name=path.stem, sha256=files.sha256_file(path))
+    source = Source(kind="pt2" if form == "pt2" else "python", name=path.stem, sha256=file_sha256(path))
     source.decisions.append(decision)
     if form == "pt2":
         from rubicc.frontend.pt2 import user_inputs

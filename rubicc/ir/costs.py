@@ -202,7 +202,7 @@ def _macs(node: ir.Node) -> int | None:
     }.get(node.op_type)
     if counter is None or node.domain:
         return 0
-    shapes = [None if v is None else static_shape(v) for v in node.inputs]
+    shapes = [static_shape(v) for v in node.inputs]
     out = static_shape(node.outputs[0])
     known = [s for s in shapes[:2] if s is not None]
     if out is None and node.op_type in _RECURRENT_GATES:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import onnx
 import onnx_ir
 
-from rubicc.spec import META_KEY, ModelMeta
+from rubicc.spec import META_KEY, ModelMeta, TensorSpec
 
 QONNX_DOMAIN = "qonnx.custom_op.general"
 QUANTISERS = ("Quant", "IntQuant", "BipolarQuant", "Trunc")
@@ -124,6 +124,19 @@ def is_quantiser(node: onnx_ir.Node) -> bool:
 def source_of(node: onnx_ir.Node) -> str:
     """Module path the node came from, or its own name when unknown."""
     return node.metadata_props.get(SOURCE_KEY) or node.name or f"<{node.op_type}>"
+
+
+def spec_of(value: onnx_ir.Value) -> TensorSpec:
+    """Interface of a graph input or output; an unnamed free dimension gets a symbol of its own.
+
+    An unknown rank reads as none, an unknown element type as float32.
+    """
+    shape = tuple(
+        dim if isinstance(dim, int) else (str(dim.value) if dim.value else f"{value.name}_{axis}")
+        for axis, dim in enumerate(value.shape if value.shape is not None else ())
+    )
+    dtype = value.dtype.numpy().name if value.dtype is not None else "float32"
+    return TensorSpec(value.name or "", shape, dtype)
 
 
 def inherit_provenance(new: onnx_ir.Node, old: onnx_ir.Node, made_by: str) -> onnx_ir.Node:

@@ -57,9 +57,9 @@ def infer_shapes(graph: Graph, bind: Mapping[str, int] | None = None) -> Graph:
     return clone
 
 
-def static_shape(value: ir.Value) -> tuple[int, ...] | None:
+def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
     """Shape of ``value`` when every dim is a number."""
-    if value.shape is None:
+    if value is None or value.shape is None:
         return None
     dims = [d for d in value.shape if isinstance(d, int)]
     return tuple(dims) if len(dims) == len(value.shape) else None
@@ -208,7 +208,7 @@ def _evaluate(clone: Graph, known: dict[str, np.ndarray]) -> bool:
 def _arguments(node: ir.Node, known: Mapping[str, np.ndarray]) -> list[np.ndarray | None] | None:
     """Input arrays of a node, or ``None`` when one is not known."""
     if node.op_type in ("Shape", "Size"):
-        shape = static_shape(node.inputs[0]) if node.inputs[0] is not None else None
+        shape = static_shape(node.inputs[0])
         return None if shape is None else [np.broadcast_to(np.zeros((), np.int8), shape)]
     arrays: list[np.ndarray | None] = []
     for value in node.inputs:

@@ -57,13 +57,6 @@ def constant_bytes(value: ir.Value | None) -> int:
     return value.const_value.nbytes
 
 
-def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
-    """The shape when every dimension is a number."""
-    if value is None or value.shape is None or not all(isinstance(d, int) for d in value.shape):
-        return None
-    return tuple(int(d) for d in value.shape.dims if isinstance(d, int))
-
-
 def rank(value: ir.Value | None) -> int | None:
     """Number of dimensions, or ``None`` when unknown."""
     return None if value is None or value.shape is None else len(value.shape)

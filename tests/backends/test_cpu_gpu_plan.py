@@ -11,10 +11,10 @@ from test_cpu_gpu_check import chain
 from rubicc.backends.base import Target
 from rubicc.backends.cpu_gpu import runtimes
 from rubicc.backends.cpu_gpu.description import as_text, description, model_bytes
-from rubicc.backends.cpu_gpu.measure import Timing, compare, interleave
 from rubicc.backends.cpu_gpu.plan import plan
 from rubicc.backends.cpu_gpu.templates import run as runner
 from rubicc.errors import ToolMissing, Unsupported, UsageError
+from rubicc.evidence.measure import Timing, compare, interleave
 
 CPU = Target("cpu")
 

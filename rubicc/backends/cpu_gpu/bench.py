@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from rubicc.backends.cpu_gpu import measure, shapes
+from rubicc.backends.cpu_gpu import shapes
 from rubicc.backends.cpu_gpu.run import CpuGpuSession, open_session
 from rubicc.errors import UsageError
+from rubicc.evidence import measure
 
 SECONDS = 5.0
 

@@ -7,11 +7,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import rubicc
-from rubicc.backends.cpu_gpu.shapes import specs
 from rubicc.backends.cpu_gpu.templates.run import SCHEMA_VERSION
-from rubicc.ir.graph import Graph
+from rubicc.ir.graph import Graph, spec_of
 
 if TYPE_CHECKING:
+    import onnx_ir
+
     from rubicc.backends.cpu_gpu.plan import CpuGpuPlan
 
 MODEL_FILE = "model.onnx"
@@ -41,8 +42,8 @@ def description(graph: Graph, plan: CpuGpuPlan, model: bytes) -> dict[str, Any]:
         "threads": plan.threads,
         "batch": plan.batch,
         "model": {"file": MODEL_FILE, "sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model)},
-        "inputs": [_tensor(spec) for spec in specs(graph.inputs)],
-        "outputs": [_tensor(spec) for spec in specs(graph.outputs)],
+        "inputs": [_tensor(value) for value in graph.inputs],
+        "outputs": [_tensor(value) for value in graph.outputs],
         "onnxruntime": {"providers": list(plan.providers), "graph_optimization_level": "all"},
         "openvino": {
             "inference_precision": precision,
@@ -58,5 +59,6 @@ def as_text(data: dict[str, Any]) -> str:
     return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=True) + "\n"
 
 
-def _tensor(spec: Any) -> dict[str, Any]:
+def _tensor(value: onnx_ir.Value) -> dict[str, Any]:
+    spec = spec_of(value)
     return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}

@@ -23,16 +23,16 @@ import onnx_ir as ir
 from rubicc.backends.cpu_gpu import shapes
 from rubicc.errors import VerificationFailed
 from rubicc.evidence.decision import Decision
-from rubicc.evidence.gaps import output_gaps
+from rubicc.evidence.gaps import DEFAULT_SNR, output_gaps
 from rubicc.ir.executor import execute
-from rubicc.ir.graph import Graph, op_key, source_of
+from rubicc.ir.graph import Graph, op_key, source_of, spec_of
 from rubicc.ir.shapes import infer_shapes
 from rubicc.passes.manager import make_options, run_pass, run_pipeline
 from rubicc.passes.pipelines import Step
 from rubicc.passes.registry import get
 
 MARGIN_DB = 6.0  # room for the runtimes' own rounding between this judgement and the final comparison
-FP16_SNR = 40.0 + MARGIN_DB
+FP16_SNR = DEFAULT_SNR["fp16"] + MARGIN_DB
 _ROUNDS = 6
 _LIFT = Step("cleanup.lift-constants", "fp16 conversion looks for weights among the initializers")
 
@@ -103,7 +103,7 @@ def to_fp16(
 
 
 def _example(graph: Graph) -> dict[str, np.ndarray]:
-    inputs = shapes.specs(graph.inputs)
+    inputs = [spec_of(value) for value in graph.inputs]
     chunk = graph.meta.chunk if graph.meta is not None else None
     return shapes.example_feeds(inputs, shapes.sizes(inputs, graph.meta, 1, min(chunk or 2000, 2000)))
 

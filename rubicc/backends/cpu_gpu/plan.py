@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from rubicc.backends.base import Plan, Target
-from rubicc.backends.cpu_gpu import description, measure, runtimes, shapes
+from rubicc.backends.cpu_gpu import description, runtimes, shapes
 from rubicc.backends.cpu_gpu.runtimes import CPU_PROVIDER, PRECISIONS, RUNTIMES
 from rubicc.backends.cpu_gpu.templates import run as runner
 from rubicc.errors import ToolMissing, Unsupported, UsageError
-from rubicc.ir.graph import Graph
+from rubicc.evidence import measure
+from rubicc.ir.graph import Graph, spec_of
 
 AUTO_SECONDS = 3.0
 
@@ -80,7 +81,7 @@ def plan(
     providers = runtimes.gpu_providers(target) if target.name == "gpu" else (CPU_PROVIDER,)
     batch = batch or shapes.default_batch(graph.meta)
     usable = _usable(target, runtime, precision)
-    inputs = shapes.specs(graph.inputs)
+    inputs = [spec_of(value) for value in graph.inputs]
     static = {}
     if graph.meta is not None and graph.meta.chunk is not None:
         static = shapes.bound_shapes(inputs, shapes.sizes(inputs, graph.meta, batch))
@@ -175,7 +176,7 @@ def _affordable_feeds(
     graph: Graph, batch: int, engines: Mapping[str, Any], seconds: float
 ) -> tuple[dict[str, np.ndarray], list[dict[str, list[int]]]]:
     """Input of the model's chunk length and the largest batch up to the planned one that the time allows."""
-    inputs = shapes.specs(graph.inputs)
+    inputs = [spec_of(value) for value in graph.inputs]
     one = shapes.example_feeds(inputs, shapes.sizes(inputs, graph.meta, 1))
     probe = measure.interleave(_calls(engines, one), 0.0)
     slowest = max(timing.best for timing in probe.values())

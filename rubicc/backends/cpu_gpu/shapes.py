@@ -1,36 +1,15 @@
-"""Interface of a graph as specs, sizes for its free dimensions, and arrays of those sizes."""
+"""Sizes for the free dimensions of an interface, and arrays of those sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rubicc.spec import Dim, ModelMeta, TensorSpec
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
+from rubicc.spec import ModelMeta, TensorSpec
 
 DEFAULT_BATCH = {"basecalling": 32, "masked-lm": 8, "generic": 1}
 DEFAULT_SIGNAL, DEFAULT_TOKENS = 4000, 512
-
-
-def specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
-    """Graph inputs or outputs as specs; an unnamed free dimension gets a name of its own."""
-    return tuple(_spec(value) for value in values)
-
-
-def _spec(value: ir.Value) -> TensorSpec:
-    name = value.name or ""
-    dims: list[Dim] = []
-    for axis, dim in enumerate(value.shape if value.shape is not None else ()):
-        if isinstance(dim, int):
-            dims.append(dim)
-        else:
-            dims.append(dim.value or f"{name}_{axis}")
-    dtype = value.dtype.numpy() if value.dtype is not None else np.dtype("float32")
-    return TensorSpec(name, tuple(dims), np.dtype(dtype).name)
 
 
 def default_batch(meta: ModelMeta | None) -> int:

@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from rubicc.ir.graph import Graph
+from rubicc.ir.shapes import static_shape
 from rubicc.passes.registry import Pass, register
-from rubicc.passes.rewrite import Editor, can_replace_output, constant, graphs_of, rank, static_shape
+from rubicc.passes.rewrite import Editor, can_replace_output, constant, graphs_of, rank
 
 INT_MAX = 2**31 - 1  # exporters write this or more for "to the end"
 

@@ -10,9 +10,10 @@ import onnx_ir as ir
 from rubicc.errors import Unsupported
 from rubicc.evidence.decision import Decision
 from rubicc.ir.graph import Graph, is_quantiser, source_of
+from rubicc.ir.shapes import static_shape
 from rubicc.passes.evaluate import evaluate
 from rubicc.passes.registry import Pass, register
-from rubicc.passes.rewrite import Editor, constant, graphs_of, is_constant, static_shape
+from rubicc.passes.rewrite import Editor, constant, graphs_of, is_constant
 
 MIN_OPSET = 13
 
