@@ -8,7 +8,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from rubicc.cli.console import LOGGER, Console, facts, table
+from rubicc.cli.console import LOGGER, Console, decision_line, facts, table
 from rubicc.cli.parser import add_reading, add_settings
 from rubicc.errors import UsageError
 from rubicc.text import clean
@@ -132,7 +132,7 @@ def _lines(artefact: Any) -> list[str]:
     timings = (m for m in report.measured if not m.what.startswith("compile:"))
     shown |= {m.what: f"{m.value:.4g} {m.unit} ({m.how})" for m in timings}
     lines = facts(shown)
-    lines += [f"decision[{clean(d.code)}] {clean(d.where)}: {clean(d.what)}" for d in report.decisions]
+    lines += map(decision_line, report.decisions)
     if artefact.path:
         lines.append(f"report: {clean(artefact.path)}/report.html")
     return lines

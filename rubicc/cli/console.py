@@ -138,12 +138,17 @@ def facts(pairs: Mapping[str, object]) -> list[str]:
     return [f"{clean(key).ljust(width)}  {clean(value)}" for key, value in shown.items()]
 
 
+def decision_line(decision: Any) -> str:
+    """One Decision, without its reason."""
+    return f"decision[{clean(decision.code)}] {clean(decision.where)}: {clean(decision.what)}"
+
+
 def findings_table(findings: Iterable[Any]) -> list[str]:
     """Refusals and warnings of a target, one row each with its remedy below; or decisions."""
     lines = []
     for f in findings:
         if not hasattr(f, "rule"):
-            lines.append(f"decision[{clean(f.code)}] {clean(f.where)}: {clean(f.what)} ({clean(f.reason)})")
+            lines.append(f"{decision_line(f)} ({clean(f.reason)})")
             continue
         place = " ".join(clean(part) for part in (f.node, f"({f.source})" if f.source else "") if part)
         lines.append(f"{clean(f.severity)}[{clean(f.rule)}]{' ' * bool(place)}{place}: {clean(f.reason)}")

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from rubicc.cli.compile import print_config, resolve_settings
-from rubicc.cli.console import Console, clean, facts
+from rubicc.cli.console import Console, facts
 from rubicc.cli.parser import add_settings
-from rubicc.text import si
+from rubicc.text import clean, si
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

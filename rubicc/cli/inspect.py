@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from rubicc.cli.compile import print_config, resolve_settings
-from rubicc.cli.console import Console, facts, plain, table
+from rubicc.cli.console import Console, decision_line, facts, plain, table
 from rubicc.cli.parser import add_reading, add_settings
 from rubicc.text import si
 
@@ -57,7 +57,7 @@ def _lines(found: Any) -> list[str]:
         "",
         *table(("operator", "count"), found.operators.items(), right="1"),
     ]
-    return lines + [f"decision[{d.code}] {d.where}: {d.what}" for d in found.decisions]
+    return [*lines, *map(decision_line, found.decisions)]
 
 
 def _spec(spec: Any) -> str:

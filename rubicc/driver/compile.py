@@ -194,7 +194,7 @@ def _given_options(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def check_options(settings: Settings) -> None:
-    """Pass options are judged before any work is done.
+    """Pass options are judged before any work is done; a setting that nothing reads is named.
 
     Raises:
         UsageError: ``RUB-PASS-001`` no such pass, ``RUB-PASS-003`` no such option or a wrong value.
@@ -202,6 +202,8 @@ def check_options(settings: Settings) -> None:
     from rubicc.passes import registry
     from rubicc.passes.manager import make_options
 
+    if settings.calib is not None and settings.precision not in ("int8", "mixed"):
+        log.warning("calibration data is not used at precision %s", settings.precision)
     for pass_id, values in _given_options(settings).items():
         make_options(registry.get(pass_id), values)
 

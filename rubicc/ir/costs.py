@@ -8,13 +8,14 @@ qonnx does not count, are counted as the matrix products they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from rubicc.errors import UsageError
 from rubicc.ir.graph import QONNX_DOMAIN, Graph, op_key, source_of
+from rubicc.ir.ops.recurrent import GATES
 from rubicc.ir.receptive import ReceptiveField, receptive_field
 from rubicc.ir.shapes import Dim, dims_of, infer_shapes, static_shape
 from rubicc.ir.types import bits_of
@@ -22,7 +23,6 @@ from rubicc.ir.types import bits_of
 __all__ = ["Costs", "NodeCost", "ReceptiveField", "costs", "receptive_field"]
 
 Shape = tuple[int, ...]
-_RECURRENT_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _STATISTICS = {("BatchNormalization", 3), ("BatchNormalization", 4)}  # running mean and variance
 _SHAPE_ARGUMENTS = frozenset({"Reshape", "Slice", "Pad", "Clip", "Pow", "Where", "Expand", "Tile", "Resize"})
 
@@ -205,29 +205,25 @@ def _macs(node: ir.Node) -> int | None:
     shapes = [static_shape(v) for v in node.inputs]
     out = static_shape(node.outputs[0])
     known = [s for s in shapes[:2] if s is not None]
-    if out is None and node.op_type in _RECURRENT_GATES:
+    if out is None and node.op_type in GATES:
         out = ()
     return None if out is None or len(known) < min(2, len(shapes)) else counter(node, known, out)
 
 
-def _product(dims: Iterable[int]) -> int:
-    return math.prod(dims)
-
-
 def _conv(node: ir.Node, inputs: list[Shape], out: Shape) -> int:
-    return _product(out) * _product(inputs[1][1:])
+    return math.prod(out) * math.prod(inputs[1][1:])
 
 
 def _conv_transpose(node: ir.Node, inputs: list[Shape], out: Shape) -> int:
-    return _product(inputs[0]) * _product(inputs[1][1:])
+    return math.prod(inputs[0]) * math.prod(inputs[1][1:])
 
 
 def _matmul(node: ir.Node, inputs: list[Shape], out: Shape) -> int:
-    return _product(out) * inputs[0][-1]
+    return math.prod(out) * inputs[0][-1]
 
 
 def _gemm(node: ir.Node, inputs: list[Shape], out: Shape) -> int:
-    return _product(out) * inputs[0][0 if node.attributes.get_int("transA", 0) else 1]
+    return math.prod(out) * inputs[0][0 if node.attributes.get_int("transA", 0) else 1]
 
 
 def _einsum(node: ir.Node, inputs: list[Shape], out: Shape) -> int | None:
@@ -239,11 +235,11 @@ def _einsum(node: ir.Node, inputs: list[Shape], out: Shape) -> int | None:
         for term, shape in zip(terms, inputs, strict=True)
         for letter, n in zip(term, shape, strict=True)
     }
-    return _product(sizes.values())
+    return math.prod(sizes.values())
 
 
 def _recurrent(node: ir.Node, inputs: list[Shape], out: Shape) -> int:
     """Input and recurrent products of every gate, step, direction."""
     (steps, batch, width), (directions, gate_rows, _) = inputs[0], inputs[1]
-    hidden = gate_rows // _RECURRENT_GATES[node.op_type]
+    hidden = gate_rows // GATES[node.op_type]
     return steps * batch * directions * gate_rows * (width + hidden)

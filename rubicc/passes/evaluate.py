@@ -23,7 +23,7 @@ def evaluate(graph: Graph, node: ir.Node, inputs: Inputs) -> list[np.ndarray] | 
 
     The arrays may be views of ``inputs``.
     """
-    from rubicc.ir.ops import KERNELS, Call, KernelError
+    from rubicc.ir.ops import KERNEL_FAILURES, KERNELS, Call
 
     kernel = KERNELS.get((node.domain, node.op_type))
     if kernel is None:
@@ -32,7 +32,7 @@ def evaluate(graph: Graph, node: ir.Node, inputs: Inputs) -> list[np.ndarray] | 
     try:
         with np.errstate(all="ignore"):
             result = kernel(call)
-    except (KernelError, ValueError, TypeError, IndexError, KeyError, ArithmeticError):
+    except KERNEL_FAILURES:
         return None
     arrays = [np.asarray(a) for a in (result if isinstance(result, list | tuple) else [result])]
     return arrays if all(a.dtype.kind in "biufcV" for a in arrays) else None

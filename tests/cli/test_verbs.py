@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -13,8 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rubicc.cli.console import decision_line
+from rubicc.driver.compile import check_options
 from rubicc.evidence import manifest as manifests
 from rubicc.evidence import report as reports
+from rubicc.evidence.decision import Decision
+from rubicc.settings import resolve
 
 RUBICC = [sys.executable, "-m", "rubicc"]
 FLAGS = ("--target", "cpu", "--runtime", "onnxruntime", "--threads", "1")
@@ -178,3 +183,18 @@ def test_json_result_is_alone_on_stdout_and_numbers_are_json(home: Path) -> None
     np.savez(home / "new.npz", x=np.zeros((1, 1, 600), np.float32))
     value = ok(home, "verify", "out", "--data", "new.npz")
     assert any("new" in name or "executor" in name for name in value["gaps"])
+
+
+def test_a_setting_that_nothing_reads_is_named(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("rubicc"), "propagate", True)  # the command switches it off
+    settings = resolve({"calib": "calib.npz"})
+    with caplog.at_level("WARNING", logger="rubicc.compile"):
+        check_options(settings)
+    assert "calibration data is not used at precision fp32" in caplog.text
+
+
+def test_a_decision_cannot_drive_the_terminal() -> None:
+    shown = decision_line(Decision("RUB-READ-D03", "a\x1b[2J", "used 'x\n'", "because"))
+    assert shown.isprintable() and "\\x1b[2J" in shown

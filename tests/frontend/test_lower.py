@@ -9,7 +9,7 @@ from torch import nn
 
 from rubicc.errors import ModelRefused, UsageError, VerificationFailed
 from rubicc.frontend.feeds import draw, sizes
-from rubicc.frontend.lower import Lowered, lower
+from rubicc.frontend.lower import Lowered, _worst, lower
 from rubicc.frontend.source import Source
 from rubicc.ir.executor import execute
 from rubicc.ir.graph import SOURCE_KEY
@@ -236,3 +236,10 @@ def test_example_feeds_are_seeded_and_masks_differ_by_row() -> None:
     assert all(np.array_equal(first[name], second[name]) for name in first)
     assert first["ids"].max() > 40
     assert first["attention_mask"].sum(1).tolist() == [37, 36, 35]
+
+
+@pytest.mark.parametrize("odd", [np.nan, -np.inf, 0.0])
+def test_an_infinity_is_equal_to_itself_only(odd: float) -> None:
+    want = np.array([1.0, np.inf, 2.0], np.float32)
+    assert _worst(want, want.copy())[1] == 0.0
+    assert _worst(want, np.array([1.0, odd, 2.0], np.float32))[1] == np.inf
