@@ -1,4 +1,4 @@
-"""The public Python API; the command line calls nothing else.
+"""The public Python API; what the command line compiles, runs and compares goes through it.
 
 Functions take resolved :class:`~rubicc.settings.Settings`, or keyword settings which are resolved here
 (``rubicc.compile(model, out="out", target="cpu", precision="fp16")``).
