@@ -121,7 +121,7 @@ def _tensors(path: Path, limits: Limits) -> tuple[dict[str, torch.Tensor], list[
 
 
 def _rename(tensors: Mapping[str, torch.Tensor], names: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    """bonito names to the zoo's by longest prefix; names without a counterpart stay and are reported."""
+    """bonito names to the zoo's, module by module; names without a counterpart stay and are reported."""
     result = {}
     for name, value in tensors.items():
         stem, _, leaf = name.rpartition(".")
