@@ -109,9 +109,7 @@ def main() -> None:
                             api.basecall(out, reads, out=calls, runtime=runtime, force=True, target="cpu")
                         )
             print(f"\n{title}; whole runs, opening and writing included\n")
-            print(
-                "| runtime | best ksamples/s | median | busy s by stage (median run) |\n|---|---|---|---|"
-            )
+            print("| runtime | best ksamples/s | median | busy s by stage (median run) |\n|---|---|---|---|")
             for runtime, runs in speeds.items():
                 rates = [run.samples_per_second / 1e3 for run in runs]
                 middle = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
