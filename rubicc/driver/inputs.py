@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ class ProofInputs:
 
     Attributes:
         cases: description to feeds, in order; the first is stored in ``verify/``.
-        sha256: digest of the reference data; empty when there is none.
+        sha256: digest of the reference arrays as they were used, by input name; empty when there are none.
+            Not of the files: a folder of reads may hold gigabytes of which four chunks are looked at.
     """
 
     cases: Mapping[str, Feeds]
@@ -54,8 +56,8 @@ def proof_inputs(
     """
     odd = {f"odd length {index + 1}": feeds for index, feeds in enumerate(small)}
     if reference is not None:
-        feeds, digest = _from_files(reference, meta, specs)
-        return ProofInputs({f"reference data ({reference.name})": feeds, **odd}, digest)
+        feeds = _from_files(reference, meta, specs)
+        return ProofInputs({f"reference data ({reference.name})": feeds, **odd}, _digest(feeds))
     if meta is not None and meta.task == "basecalling" and meta.signal is not None:
         chunk = min(meta.chunk or SIMULATED_CHUNK, SIMULATED_CHUNK)
         return ProofInputs({"simulated signal": {specs[0].name: simulated(meta, chunk, seed)}, **odd})
@@ -78,8 +80,7 @@ def simulated(meta: ModelMeta, chunk: int, seed: int) -> np.ndarray:
     return np.stack(rows)[:, None, :].astype(np.float32)
 
 
-def _from_files(path: Path, meta: ModelMeta | None, specs: Sequence[TensorSpec]) -> tuple[Feeds, str]:
-    from rubicc.evidence.manifest import file_sha256
+def _from_files(path: Path, meta: ModelMeta | None, specs: Sequence[TensorSpec]) -> Feeds:
     from rubicc.genomics.reads import find_files
 
     if not path.exists():
@@ -87,9 +88,9 @@ def _from_files(path: Path, meta: ModelMeta | None, specs: Sequence[TensorSpec])
     if path.is_dir() and (path / "chunks.npy").is_file():
         path = path / "chunks.npy"
     if path.is_file() and path.suffix == ".npy":
-        return {specs[0].name: _chunks(path)}, file_sha256(path)
+        return {specs[0].name: _chunks(path)}
     if path.is_file() and path.suffix == ".npz" and (feeds := _named(path, specs)):
-        return feeds, file_sha256(path)
+        return feeds
     files = find_files([path])
     if not files or meta is None or meta.signal is None:
         raise UsageError(
@@ -98,7 +99,16 @@ def _from_files(path: Path, meta: ModelMeta | None, specs: Sequence[TensorSpec])
             where=str(path),
             hint=_HINT,
         )
-    return {specs[0].name: _read_chunks(files, meta)}, file_sha256(files[0])
+    return {specs[0].name: _read_chunks(files, meta)}
+
+
+def _digest(feeds: Feeds) -> str:
+    whole = hashlib.sha256()
+    for name in sorted(feeds):
+        array = np.ascontiguousarray(feeds[name])
+        whole.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        whole.update(array.tobytes())
+    return whole.hexdigest()
 
 
 def _chunks(path: Path) -> np.ndarray:
