@@ -24,6 +24,7 @@ import onnx
 import onnx_ir
 
 from rubicc.errors import ModelRefused
+from rubicc.frontend.sequences import split_sequences
 from rubicc.ir.graph import SOURCE_KEY, Graph
 from rubicc.spec import TensorSpec
 from rubicc.text import first_line
@@ -158,6 +159,7 @@ def to_graph(proto: onnx.ModelProto, meta: Any, root: str) -> Graph:
     """
     graph = Graph.from_proto(proto, meta)
     _separate_parameters(graph)
+    split_sequences(graph)
     for node in graph.all_nodes():
         source = _source(node)
         node.metadata_props.clear()

@@ -15,22 +15,24 @@ Feeds = dict[str, np.ndarray]
 BATCH_SIZES = (2, 3)
 SIGNAL_SIZES = (401, 613)
 TOKEN_SIZES = (24, 37)
+# Tried in turn until the model runs; the last is for token networks with few positions.
+SCALES = (1, 4, 16, 0.25)
 MAX_ELEMENTS = 1 << 24  # the model is run on it, and its activations are many times as large
 
 
-def sizes(specs: Sequence[TensorSpec], which: int, scale: int = 1) -> dict[str, int]:
+def sizes(specs: Sequence[TensorSpec], which: int, scale: float = 1) -> dict[str, int]:
     """A number for every symbol: the batch (axis 0) small, every other axis by the kind of input.
 
     Args:
         which: 0 for the trace shape, 1 for the second shape.
-        scale: multiplies the non-batch sizes, for networks that need a longer input.
+        scale: multiplies the non-batch sizes, for networks that need longer input or take only shorter one.
     """
     table: dict[str, int] = {}
     for spec in specs:
         length = (SIGNAL_SIZES if _is_float(spec) else TOKEN_SIZES)[which]
         for axis, dim in enumerate(spec.shape):
             if isinstance(dim, str):
-                table.setdefault(dim, BATCH_SIZES[which] if axis == 0 else length * scale)
+                table.setdefault(dim, BATCH_SIZES[which] if axis == 0 else int(length * scale))
     return table
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from rubicc.errors import ModelRefused, UsageError, VerificationFailed
 from rubicc.evidence.decision import Decision
 from rubicc.frontend.exact import pinned_double
-from rubicc.frontend.feeds import Feeds, draw, oppose, sizes
+from rubicc.frontend.feeds import SCALES, Feeds, draw, oppose, sizes
 from rubicc.frontend.source import Source
 from rubicc.ir.graph import Graph, is_quantiser, spec_of
 from rubicc.spec import ModelMeta, TensorSpec
@@ -128,7 +128,7 @@ class _Reference:
         self._double: torch.nn.Module | None = None
         limits = _integer_limits(self.module, self.specs, source.meta)
         error = Exception()
-        for scale in (1, 4, 16):
+        for scale in SCALES:
             self.feeds = [draw(self.specs, sizes(self.specs, i, scale), seed + i, limits) for i in (0, 1)]
             oppose(*self.feeds)
             try:

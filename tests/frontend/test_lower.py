@@ -216,6 +216,42 @@ def test_exported_programs_lower_and_recurrent_ones_with_free_length_are_refused
     assert caught.value.code == "RUB-LOW-004"
 
 
+class Chunks(nn.Module):
+    """chunk inside, and parts of a split as outputs: the dynamo exporter writes sequences for both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 9, 5, 2, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        gate, value, rest = self.conv(x).chunk(3, 1)
+        first, second = torch.split(gate.sigmoid() * value + rest, [1, 2], 1)
+        return first, second
+
+
+def test_splits_of_exported_programs_become_plain_operators() -> None:
+    dims = ({0: torch.export.Dim("N"), 2: torch.export.Dim("T", min=9, max=100000)},)
+    torch.manual_seed(0)
+    program = torch.export.export(Chunks().eval(), (torch.randn(2, 1, 300),), dynamic_shapes=dims)
+    result = lower(Source("pt2", "program", "0" * 64, program=program, inputs=SIGNAL))
+    assert result.graph.op_counts()["Split"] == 2
+    assert not any("Sequence" in op for op in result.graph.op_counts())
+    assert [value.name for value in result.graph.outputs] == ["y0", "y1"]
+
+
+def test_networks_with_few_positions_are_tried_with_shorter_inputs() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.places = nn.Embedding(7, 4), nn.Parameter(torch.randn(12, 4))
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.tokens(ids) + self.places[: ids.shape[1]]
+
+    result = lowered(Positions(), (TensorSpec("ids", ("N", "L"), "int64"),))
+    assert [shape["feeds"]["ids"][1] for shape in result.evidence["shapes"]] == [6, 9]
+
+
 def test_untraceable_modules_go_through_dynamo_with_a_decision(monkeypatch: pytest.MonkeyPatch) -> None:
     from rubicc.frontend import export
 
