@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 OUT    ?= demo-out
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test test-all lint format typecheck package bench clean
+.PHONY: demo test test-all lint format typecheck package clean
 
 # torch comes first and alone: its pin then decides what every later requirement resolves to.
 $(VENV)/.installed: pyproject.toml constraints.txt
