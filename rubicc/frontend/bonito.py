@@ -142,6 +142,14 @@ def _with_settings(
     if decoder is not None and isinstance(qscore, dict):
         scale, bias = _number(qscore, "scale", 1.0, folder), _number(qscore, "bias", 0.0, folder)
         decoder = replace(decoder, qscale=scale, qbias=bias)
+        decisions.append(
+            Decision(
+                "RUB-READ-D08",
+                folder.name,
+                f"quality calibration taken over: q' = {scale:g} q {bias:+g}",
+                "it was fitted to the qualities of bonito's decoder, not to those of ours",
+            )
+        )
     chunk, overlap = meta.chunk, meta.overlap
     window = config.get("basecaller")
     if isinstance(window, dict) and meta.stride and isinstance(window.get("chunksize"), int):

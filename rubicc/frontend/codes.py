@@ -228,6 +228,11 @@ CODES: dict[str, tuple[str, str]] = {
         "signal scaling assumed",
         "The configuration names no signal scaling; the one its own tool applies by default is taken.",
     ),
+    "RUB-READ-D08": (
+        "quality calibration of another decoder",
+        "The folder's qscore scale and bias were fitted to the qualities of bonito's own decoder. They are "
+        "taken over, and qualities are approximate until they are fitted again: see docs/qualities.md.",
+    ),
     "RUB-READ-D06": (
         "unused tensors left out",
         "Tensors that do not influence the output (training counters, zero biases) were not carried over.",

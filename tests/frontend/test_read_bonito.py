@@ -140,7 +140,7 @@ def test_settings_travel(tmp_path: Path) -> None:
     assert meta is not None and meta.decoder is not None and meta.signal is not None
     assert (meta.decoder.qscale, meta.decoder.qbias) == (0.9, 0.5)
     assert meta.signal.normalisation == "quantile"
-    assert [d.code for d in source.decisions] == ["RUB-READ-D07"]
+    assert [d.code for d in source.decisions] == ["RUB-READ-D07", "RUB-READ-D08"]
 
     _make(CRF, tmp_path / "crf")
     source = read_model(tmp_path / "crf")
@@ -174,4 +174,4 @@ def test_wrapped_and_half_weights(tmp_path: Path) -> None:
     source = read_model(tmp_path / "net")
     with torch.no_grad():
         assert torch.allclose(source.module(SIGNAL), model.float()(SIGNAL), atol=1e-6)  # type: ignore[misc]
-    assert {d.code for d in source.decisions} == {"RUB-READ-D01", "RUB-READ-D02", "RUB-READ-D07"}
+    assert {d.code for d in source.decisions} == {f"RUB-READ-D0{i}" for i in (1, 2, 7, 8)}
