@@ -31,7 +31,7 @@ from rubicc.genomics.journal import Spool, read_key
 from rubicc.genomics.progress import Progress, Silent, Tally
 from rubicc.genomics.reads import OnProblem, Problem, ReadRefused, find_files, iter_reads
 from rubicc.genomics.settings import BasecallSummary, Settings
-from rubicc.genomics.stitching import SEGMENT_FRAMES, Job, Segment, join, new_job, take
+from rubicc.genomics.stitching import SEGMENT_FRAMES, SEGMENT_VALUES, Job, Segment, join, new_job, take
 from rubicc.genomics.writers import CalledRead, Format, format_for
 from rubicc.spec import ModelMeta, SignalSpec
 
@@ -143,7 +143,7 @@ class _Run:
         self.crew = Crew()
         self.batches: Channel[Batch] = Channel(self.crew, 2)
         self.scores: Channel[tuple[Batch, np.ndarray]] = Channel(self.crew, 2)
-        self.segments: Channel[Segment] = Channel(self.crew, 4 * SEGMENT_FRAMES)
+        self.segments: Channel[Segment] = Channel(self.crew, 2 * SEGMENT_VALUES)
         self.jobs: Channel[Job] = Channel(self.crew, 8 * SEGMENT_FRAMES)
 
     def identity(self, form: Format, model_id: str) -> dict[str, str]:
@@ -286,7 +286,7 @@ class _Run:
                     ready = job.add(take(scores, row, window, self.plan.stride))
                 for segment in ready:
                     assert segment.scores is not None
-                    self.segments.put(segment, len(segment.scores))
+                    self.segments.put(segment, segment.scores.size)
                 if job.complete:
                     self.jobs.put(job, max(job.frames, _LEAST_WEIGHT))
         self.segments.close()

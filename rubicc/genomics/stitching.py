@@ -1,6 +1,6 @@
 """From batches of chunk scores back to reads: collects frames, hands out pieces to decode, joins their calls.
 
-A read of up to :data:`SEGMENT_FRAMES` frames is decoded whole. A longer one is decoded in segments as its
+A read of up to :func:`segment_frames` frames is decoded whole. A longer one is decoded in segments as its
 frames arrive, each with :data:`CONTEXT_FRAMES` of its neighbours, so that memory does not grow with the read.
 """
 
@@ -19,7 +19,13 @@ from rubicc.genomics.qscore import from_qstring, mean_q
 from rubicc.genomics.reads import Read
 
 SEGMENT_FRAMES = 1 << 16
+SEGMENT_VALUES = 1 << 25  # 128 MiB of scores: a CRF of 1,024 states has 5,120 columns a frame
 CONTEXT_FRAMES = 1 << 10
+
+
+def segment_frames(columns: int) -> int:
+    """Frames decoded at once; fewer where a frame is wide, but always four times the context."""
+    return max(4 * CONTEXT_FRAMES, min(SEGMENT_FRAMES, SEGMENT_VALUES // max(1, columns)))
 
 
 @dataclass(eq=False)
@@ -57,11 +63,9 @@ class Job:
         self._pieces.append(frames)
         self._have += len(frames)
         ready = []
-        while (
-            self.frames - self._cut > SEGMENT_FRAMES
-            and self._have >= self._cut + SEGMENT_FRAMES + CONTEXT_FRAMES
-        ):
-            ready.append(self._segment(self._cut + SEGMENT_FRAMES))
+        step = segment_frames(frames.shape[1])
+        while self.frames - self._cut > step and self._have >= self._cut + step + CONTEXT_FRAMES:
+            ready.append(self._segment(self._cut + step))
         if self.complete:
             ready.append(self._segment(self.frames))
         self.segments += ready

@@ -100,6 +100,15 @@ def test_long_reads_are_decoded_in_segments(reads, tmp_path, monkeypatch) -> Non
     assert max(seen) <= 600 and len(seen) > len(LENGTHS)
 
 
+def test_wide_frames_are_decoded_fewer_at_a_time() -> None:
+    """A segment of the largest CRF stays below 180 MiB of scores, context included."""
+    assert stitching.segment_frames(40) == stitching.SEGMENT_FRAMES
+    widest = stitching.segment_frames(5120)
+    assert widest < stitching.SEGMENT_FRAMES // 8
+    assert (widest + 2 * stitching.CONTEXT_FRAMES) * 5120 * 4 < 180 << 20
+    assert stitching.segment_frames(10**9) == 4 * stitching.CONTEXT_FRAMES
+
+
 def test_lying_decoder_is_found_out(reads, tmp_path) -> None:
     def lying(scores, meta):
         call = decode(scores, meta)
