@@ -94,7 +94,7 @@ def resolved_recipe(build: Build) -> str:
 def _verdict(build: Build) -> tuple[str, str]:
     if build.proof is None:
         return "not verified", f"compilation stopped at stage {build.stopped_at}; nothing was emitted"
-    runtimes = " and ".join(build.plan.runtimes) if build.plan and hasattr(build.plan, "runtimes") else ""
+    runtimes = " and ".join(build.plan.runtimes) if build.plan else ""
     cases = len({name.partition(":")[0] for name in build.proof.gaps})
     return "verified", (
         f"the emitted files were read back and executed in {runtimes} on {cases} inputs; "
@@ -184,6 +184,9 @@ def _layers(
     bits = {(r.source, r.op): (r.weight_bits, r.activation_bits) for r in source_costs.rows if r.macs}
     rows = []
     for row in _costs(build, build.graph).rows:
+        weight_bits, activation_bits = (
+            bits.get((row.source, row.op), (None, None)) if row.macs else (None, None)
+        )
         rows.append(
             LayerRow(
                 name=row.name,
@@ -191,8 +194,8 @@ def _layers(
                 source=row.source,
                 inputs=tuple(_text(shape) for shape in row.inputs if shape is not None),
                 output=_text(row.outputs[0]) if row.outputs else "",
-                weight_bits=bits.get((row.source, row.op), (None, None))[0] if row.macs else None,
-                activation_bits=bits.get((row.source, row.op), (None, None))[1] if row.macs else None,
+                weight_bits=weight_bits,
+                activation_bits=activation_bits,
                 macs=row.macs,
                 params=row.params,
                 ms=times.get(row.name),
@@ -209,8 +212,7 @@ def _text(shape: Any) -> str:
 def _passes(build: Build) -> tuple[PassRow, ...]:
     from rubicc.passes.pipelines import PIPELINES
 
-    steps = list(PIPELINES[build.backend.pipeline])
-    reasons = {step.id: step.reason for step in steps}
+    reasons = {step.id: step.reason for step in PIPELINES[build.backend.pipeline]}
     return tuple(
         PassRow(r.id, r.changed, r.seconds, dict(r.options), dict(r.op_diff), reasons.get(r.id, ""))
         for r in build.records

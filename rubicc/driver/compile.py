@@ -141,13 +141,16 @@ def read_source(model: Any, settings: Settings) -> Source:
 
 def _rewrite(build: Build, folder: Path, out: Path | None) -> None:
     """Run the target's pipeline, from and until the stages asked for."""
+    from rubicc.backends.base import refuse
     from rubicc.passes.manager import run_pipeline
     from rubicc.passes.pipelines import PIPELINES
 
     settings = build.settings
     # Refusals come before work: the whole table, judged on the graph as the model gave it.
-    build.findings = build.backend.check(build.graph, build.target)
-    _refuse(build)
+    with _timed("check") as took:
+        build.findings = build.backend.check(build.graph, build.target)
+    build.seconds |= took
+    refuse(build.findings, build.target)
     steps = PIPELINES[build.backend.pipeline]
     first = stages.index_of(settings.from_stage, steps) if settings.from_stage else 0
     last = stages.index_of(settings.until_stage, steps) if settings.until_stage else len(steps)
@@ -206,12 +209,6 @@ def check_options(settings: Settings) -> None:
         log.warning("calibration data is not used at precision %s", settings.precision)
     for pass_id, values in _given_options(settings).items():
         make_options(registry.get(pass_id), values)
-
-
-def _refuse(build: Build) -> None:
-    from rubicc.backends.base import refuse
-
-    refuse(build.findings, build.target)
 
 
 def _emit(build: Build, folder: Path) -> None:

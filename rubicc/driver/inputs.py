@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rubicc.driver.vectors import UNREADABLE, load_arrays
+from rubicc.driver.vectors import load_arrays
 from rubicc.errors import UsageError
+from rubicc.evidence.npy import UNREADABLE
 from rubicc.frontend.feeds import Feeds
 from rubicc.spec import ModelMeta, TensorSpec
 

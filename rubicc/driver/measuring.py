@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rubicc.driver.artefact import Artefact
 from rubicc.driver.calling import runnable
 from rubicc.errors import UsageError
 from rubicc.settings import Settings
+from rubicc.spec import TensorSpec
 
 if TYPE_CHECKING:
     from rubicc.backends.cpu_gpu.bench import Bench
@@ -30,31 +31,20 @@ def bench_model(
     with runnable(model, settings) as artefact:
         if artefact.backend.folder != "cpu_gpu":
             raise UsageError("RUB-DRV-007", f"target {artefact.manifest.target} cannot be measured here")
+        with artefact.session() as session:
+            every, inputs = tuple(session.runtimes), session.inputs
         return bench(
             artefact.folder / artefact.backend.folder,
-            _sizes(artefact, batch, length),
+            _sizes(inputs, batch, length),
             seconds=seconds,
-            runtimes=_runtimes(artefact, settings),
+            runtimes=every if settings.runtime == "auto" else (settings.runtime,),
             threads=settings.threads,
         )
 
 
-def _runtimes(artefact: Artefact, settings: Settings) -> tuple[str, ...]:
-    if settings.runtime != "auto":
-        return (settings.runtime,)
-    with artefact.session() as session:
-        return tuple(session.runtimes)
-
-
-def _sizes(artefact: Artefact, batch: int | None, length: int | None) -> list[dict[str, int]]:
+def _sizes(inputs: Sequence[TensorSpec], batch: int | None, length: int | None) -> list[dict[str, int]]:
     """The free dimensions that were given a number: axis 0 is the batch, later ones the length."""
-    with artefact.session() as session:
-        axes = {
-            dim: axis
-            for spec in session.inputs
-            for axis, dim in enumerate(spec.shape)
-            if isinstance(dim, str)
-        }
+    axes = {dim: axis for spec in inputs for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
     given = {dim: batch if axis == 0 else length for dim, axis in axes.items()}
     sizes = {dim: size for dim, size in given.items() if size is not None}
     return [sizes] if sizes else []

@@ -93,11 +93,11 @@ def prove(
     """Compare every session with the source on every case.
 
     Args:
-        meta: of the model; with a decoder in it the calls are compared as well when an identity is asked for.
         cases: description to feeds.
         sessions: runtime name to session over the emitted files.
         emitted: the emitted graph, read back from disk, to be compared in float64; ``None`` where that means
             nothing (fp16 weights, targets whose form is no graph, networks too large).
+        meta: of the model; with a decoder in it the calls are compared as well when an identity is asked for.
 
     Raises:
         VerificationFailed: ``RUB-DRV-001`` with the first comparison that fails.
@@ -107,13 +107,14 @@ def prove(
         expected = source.reference(feeds)
         allowed = _allowed(max_gap, precision)
         exact = source.exact(feeds) if quantised or emitted is not None else None
+        own: dict[str, Gap] = {}
         if quantised and exact is not None:
             noise = combined(output_gaps(exact, expected).values())
+            own[f"{case}: source float32 against itself in float64 (its own noise)"] = noise
             allowed = _within_noise(max_gap, precision, noise)
         if proof is None:
             proof = Proof(feeds, expected, allowed)
-        if quantised and exact is not None:
-            proof.gaps[f"{case}: source float32 against itself in float64 (its own noise)"] = noise
+        proof.gaps |= own
         if emitted is not None and exact is not None:
             limit = EXACT_QUANTISED if quantised else EXACT_FLOAT
             _prove_exact(proof, case, emitted, feeds, exact, limit)

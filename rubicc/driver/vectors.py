@@ -5,27 +5,16 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.lib import format as npy
 
 from rubicc.errors import ModelRefused
+from rubicc.evidence.npy import UNREADABLE, header
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 MAX_BYTES = 2**30
-UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -56,14 +45,10 @@ def load_arrays(path: Path, limit: int) -> dict[str, np.ndarray]:
             raise ValueError(f"unpacks to more than {limit} bytes")
         for info in archive.infolist():
             with archive.open(info) as file:
-                version = npy.read_magic(file)
-                reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-                shape, fortran, dtype = reader(file)
-                if dtype.hasobject:
-                    raise ValueError(f"{info.filename} holds pickled objects, which are never loaded")
-                if math.prod(shape) * dtype.itemsize > info.file_size:
-                    raise ValueError(f"{info.filename} declares {shape} and stores {info.file_size} bytes")
+                shape, fortran, dtype = header(file)
                 count = math.prod(shape) * dtype.itemsize
+                if count > info.file_size:
+                    raise ValueError(f"{info.filename} declares {shape} and stores {info.file_size} bytes")
                 flat = np.frombuffer(file.read(count), dtype)
                 array = flat.reshape(shape, order="F" if fortran else "C")
                 arrays[info.filename.removesuffix(".npy")] = array.copy()

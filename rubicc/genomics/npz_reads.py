@@ -13,14 +13,13 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from numpy.lib import format as npy
 
+from rubicc.evidence.npy import UNREADABLE, PickledError, header
 from rubicc.genomics.reads import (
     Limits,
     Problem,
@@ -34,16 +33,6 @@ from rubicc.genomics.reads import (
 
 MAX_READS = 1 << 20
 _SCALARS = ("offset", "range", "digitisation", "sampling_rate")
-_BROKEN = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def read_npz(path: Path, wanted: Wanted, limits: Limits) -> Iterator[Read | Problem]:
@@ -53,7 +42,7 @@ def read_npz(path: Path, wanted: Wanted, limits: Limits) -> Iterator[Read | Prob
             yield from _reads(archive, path, wanted, limits)
     except ReadRefused as err:
         yield err.problem(str(path))
-    except _BROKEN as err:
+    except UNREADABLE as err:
         yield Problem(str(path), "", "RUB-GEN-102", f"damaged npz: {err or type(err).__name__}")
 
 
@@ -114,11 +103,10 @@ def _signal_length(file: IO[bytes]) -> int:
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    version = npy.read_magic(file)
-    reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = reader(file)
-    if dtype.hasobject:
-        raise ReadRefused("RUB-GEN-116", "holds pickled objects, which are never loaded")
+    try:
+        shape, _, dtype = header(file)
+    except PickledError as err:
+        raise ReadRefused("RUB-GEN-116", str(err)) from err
     return shape, dtype
 
 
