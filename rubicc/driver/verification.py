@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from rubicc.driver.artefact import Artefact, open_artefact
+from rubicc.driver.identity import require_identity
 from rubicc.driver.inputs import proof_inputs
 from rubicc.driver.proof import Outputs
 from rubicc.driver.vectors import read_npz
@@ -52,7 +53,7 @@ def verify_artefact(folder: Path, data: Path | None, runtime: str | None) -> Ver
         raise VerificationFailed(
             "RUB-DRV-007", "compilation stopped before anything was proven", where=folder.name
         )
-    limit = MaxGap(snr=recorded.get("snr"), max_abs=recorded.get("max_abs"))
+    limit = MaxGap(**{f.name: recorded.get(f.name) for f in fields(MaxGap)})
     inputs = read_npz(folder / "verify" / "inputs.npz")
     expected = read_npz(folder / "verify" / "expected.npz")
     gaps: dict[str, Gap] = {}
@@ -79,9 +80,12 @@ def _within(session: Any, name: str, wanted: Cases, limit: MaxGap) -> dict[str, 
     gaps: dict[str, Gap] = {}
     for (case, against), (feeds, expected) in wanted.items():
         where = f"{case}: {name} against {against}"
-        found = output_gaps(expected, session.run(feeds))
+        made = session.run(feeds)
+        found = output_gaps(expected, made)
         gaps[where] = combined(found.values())
         require(found, limit, code="RUB-DRV-001", where=where)
+        if limit.identity is not None:
+            require_identity(expected, made, session.meta, limit.identity, where)
     return gaps
 
 

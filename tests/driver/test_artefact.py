@@ -15,6 +15,7 @@ import rubicc
 from rubicc import api
 from rubicc.driver.artefact import Artefact
 from rubicc.driver.demo import REFERENCE, embedded
+from rubicc.driver.vectors import read_npz, write_npz
 from rubicc.errors import RubiccError, UsageError, VerificationFailed
 from rubicc.evidence import manifest as manifests
 
@@ -69,6 +70,23 @@ def test_verify_runs_the_network_and_does_not_only_hash(demo_artefact: Artefact,
     with pytest.raises(VerificationFailed) as caught:
         api.verify(folder)
     assert caught.value.code == "RUB-DRV-001"
+
+
+def test_verify_holds_the_calls_to_the_recorded_identity(demo_artefact: Artefact, tmp_path: Path) -> None:
+    """Mutant: expected scores whose calls differ, close enough for the recorded (loosened) SNR."""
+    folder = tmp_path / "a"
+    shutil.copytree(demo_artefact.folder, folder)
+    expected = read_npz(folder / "verify" / "expected.npz")["y"]
+    write_npz(folder / "verify" / "expected.npz", {"y": np.ascontiguousarray(expected[::-1])})
+    old = manifests.read(folder)
+    for limit, fails in ((None, False), (0.5, True)):
+        evidence = {**old.evidence, "max_gap": {"snr": -40.0, "max_abs": None, "identity": limit}}
+        manifests.seal(folder, replace(old, evidence=evidence, files={}, volatile=()), {})
+        if not fails:
+            api.verify(folder)
+            continue
+        with pytest.raises(VerificationFailed, match="identity lost"):
+            api.verify(folder)
 
 
 def test_inspect_says_the_same_of_model_and_artefact(demo_artefact: Artefact, demo_model: Path) -> None:
