@@ -175,6 +175,20 @@ def parse_whole(key: str, raw: Any, where: str, low: int, high: int) -> int:
     return int(text)
 
 
+def parse_seconds(key: str, raw: Any, where: str, high: float) -> float:
+    """A time from 0 to ``high`` seconds, with or without a unit: ``3``, ``0.5s``, ``500ms``.
+
+    Raises:
+        UsageError: ``RUB-CLI-004``.
+    """
+    number, unit = _number(key, raw)
+    value = number * _SECONDS.get(unit or "s", math.nan)
+    if not 0.0 <= value <= high:
+        what = f"{key}: {str(raw)[:80]!r} is not a time from 0 to {high:g} seconds"
+        raise UsageError("RUB-CLI-004", what, where=where, hint="for example 3, 0.5s or 500ms")
+    return value
+
+
 def known_key(key: str, known: Sequence[str], where: str) -> None:
     """Refuse a key that is not in ``known``, naming the nearest one.
 

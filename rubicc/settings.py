@@ -24,6 +24,7 @@ from rubicc.quantities import (
     parse_budget,
     parse_gap,
     parse_input,
+    parse_seconds,
     parse_tensor,
     parse_whole,
 )
@@ -32,8 +33,11 @@ from rubicc.spec import TensorSpec
 from rubicc.text import did_you_mean
 
 RECIPE_VERSION = 1
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "mixed")
-RUNTIMES = ("auto", "onnxruntime", "openvino")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "mixed", "auto")
+RUNTIMES = ("auto", "onnxruntime", "openvino", "native")
+LAYOUTS = ("auto", "plain", "polyphase")
+OBJECTIVES = ("throughput", "latency")
+MAX_TUNE = 3600.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,11 @@ class Settings:
         target: ``T`` or ``T:device`` as given (``cpu``, ``gpu``, ``aie:vek280``).
         inputs: ``--input`` specs, in the order given; empty = what the model says.
         arch, arch_config: architecture of a bare state dict.
-        runtime: ``auto`` measures and records its choice.
+        precision, runtime, layout: ``auto`` measures and records its choice.
+        batch, streams: items in flight, and calls they are cut into; ``None`` = measured and recorded.
+        tune: seconds of measuring in all; 0 = nothing is measured, every choice follows its rule.
+        objective: what the measured choices are to be best at.
+        cache: whether choices measured earlier on this machine are taken over, and new ones kept.
         calib, reference: data files; a recipe names them relative to its own folder.
         passes: options by pass id, e.g. ``{"cleanup.fold-constants": {"max_bytes": 1024}}``.
         check: verify the graph after every pass.
@@ -60,7 +68,13 @@ class Settings:
     arch_config: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "fp32"
     runtime: str = "auto"
+    layout: str = "auto"
     threads: int | None = None
+    batch: int | None = None
+    streams: int | None = None
+    tune: float = 3.0
+    objective: str = "throughput"
+    cache: bool = True
     calib: Path | None = None
     reference: Path | None = None
     max_gap: MaxGap = field(default_factory=MaxGap)
@@ -118,13 +132,14 @@ class Settings:
 
 
 _GROUPS = ("inputs", "arch_config", "max_gap", "budget", "passes")
-_RUN_ONLY = ("allow_code", "trust", "dry_run", "force")
+_RUN_ONLY = ("allow_code", "trust", "dry_run", "force", "cache")
 _PATHS = ("calib", "reference")
-_CHOICES = {"precision": PRECISIONS, "runtime": RUNTIMES}
+_CHOICES = {"precision": PRECISIONS, "runtime": RUNTIMES, "layout": LAYOUTS, "objective": OBJECTIVES}
+_WHOLE = {"seed": (0, 2**63 - 1), "threads": (1, 1024), "streams": (1, 1024), "batch": (1, 65536)}
 _SUBKEYS = {"max_gap": tuple(f.name for f in fields(MaxGap)), "budget": tuple(f.name for f in fields(Budget))}
 KEYS = tuple(f.name for f in fields(Settings) if f.name != "origins")
 RECIPE_KEYS = tuple(key for key in KEYS if key not in _RUN_ONLY)
-ENV_KEYS = tuple(key for key in RECIPE_KEYS if key not in ("inputs", "arch_config", "passes"))
+ENV_KEYS = (*(key for key in RECIPE_KEYS if key not in ("inputs", "arch_config", "passes")), "cache")
 
 
 def resolve(
@@ -206,8 +221,10 @@ def _scalar(key: str, raw: Any, where: str) -> Any:
     default = next(f.default for f in fields(Settings) if f.name == key)
     if isinstance(default, bool):
         return parse_boolean(key, raw, where)
-    if key in ("seed", "threads"):
-        return parse_whole(key, raw, where, *((1, 1024) if key == "threads" else (0, 2**63 - 1)))
+    if key in _WHOLE:
+        return parse_whole(key, raw, where, *_WHOLE[key])
+    if key == "tune":
+        return parse_seconds(key, raw, where, MAX_TUNE)
     if not isinstance(raw, str | int) or isinstance(raw, bool) or not str(raw).strip():
         raise UsageError("RUB-CLI-004", f"{key}: {raw!r} is not a text", where=where)
     return str(raw)
@@ -235,6 +252,7 @@ def _recipe_layer(recipe: str | Path | Mapping[str, Any] | None) -> dict[str, An
     for key, value in data.items():
         if key in _RUN_ONLY:
             hint = "give it as a flag of this run" if key in ("allow_code", "trust") else "it is a flag only"
+            hint = "--no-cache or RUBICC_CACHE=0" if key == "cache" else hint
             raise UsageError("RUB-CLI-013", f"a recipe may not set {key!r}", where=where, hint=hint)
         known_key(key, RECIPE_KEYS, where)
         if value is None:
@@ -391,4 +409,4 @@ def _nest(body: dict[str, Any], group: str, rest: str, value: Any) -> None:
     target[rest] = value
 
 
-__all__ = ["PRECISIONS", "RUNTIMES", "Budget", "MaxGap", "Settings", "resolve"]
+__all__ = ["LAYOUTS", "OBJECTIVES", "PRECISIONS", "RUNTIMES", "Budget", "MaxGap", "Settings", "resolve"]

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 # argparse destination == field of Settings
 SETTING_FLAGS = (
-    *("target", "inputs", "arch", "arch_config", "precision", "runtime", "threads", "calib", "reference"),
+    *("target", "inputs", "arch", "arch_config", "precision", "runtime", "layout", "threads", "batch"),
+    *("streams", "tune", "objective", "cache", "calib", "reference"),
     *("max_gap", "budget", "seed", "strict", "check", "dump_stages", "from_stage", "until_stage"),
     *("allow_code", "trust", "dry_run", "force"),
 )
@@ -31,9 +32,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("compiling")
     group.add_argument("--target", metavar="T[:device]", help="see `rubicc targets`")
     group.add_argument("-o", "--output", metavar="OUT", help="artefact folder to write")
-    group.add_argument("--precision", metavar="P", help="fp32, fp16, bf16, int8 or mixed (default fp32)")
-    group.add_argument("--runtime", metavar="R", help="auto (measure and choose), onnxruntime or openvino")
-    group.add_argument("--calib", metavar="PATH", help="data for calibration")
+    group.add_argument(
+        "--precision", metavar="P", help="fp32 (default), fp16, bf16, int8, mixed (int8 and float) or auto"
+    )
+    group.add_argument(
+        "--runtime", metavar="R", help="auto (measure and choose), onnxruntime, openvino or native"
+    )
+    group.add_argument("--calib", metavar="PATH", help="signal for calibration (default: simulated)")
     group.add_argument("--reference", metavar="PATH", help="real data for the verification")
     group.add_argument(
         "--max-gap", action="append", metavar="WHAT=LIMIT", help="snr=30dB, max_abs=1e-4 or identity=0.5"
@@ -41,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--budget", action="append", metavar="WHAT=LIMIT", help="latency=5ms or size=2MiB")
     group.add_argument("--force", action="store_true", default=None, help="replace an artefact of rubicc")
     group.add_argument("--strict", action="store_true", default=None, help="any decision is an error")
+    add_tuning(parser)
     group = parser.add_argument_group("looking inside")
     group.add_argument("--dry-run", action="store_true", default=None, help="everything but writing OUT")
     group.add_argument("--check", action="store_true", default=None, help="verify the graph after every pass")
@@ -49,6 +55,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--from-stage", metavar="NN|ID", help="start after this stage of the artefact at OUT")
     group.add_argument("--until-stage", metavar="NN|ID", help="stop after this pass")
+
+
+def add_tuning(parser: argparse.ArgumentParser) -> None:
+    """What is measured to choose how the network runs; what is given is not measured."""
+    group = parser.add_argument_group("tuning (what is given is not measured)")
+    group.add_argument("--layout", metavar="L", help="auto (measure and choose), plain or polyphase")
+    group.add_argument("--batch", metavar="N", help="items in flight at once")
+    group.add_argument("--streams", metavar="N", help="calls at once that the batch is cut into")
+    group.add_argument("--objective", metavar="O", help="throughput (default) or latency")
+    group.add_argument("--tune", metavar="S", help="seconds of measuring in all (default 3; 0 = none)")
+    group.add_argument(
+        "--no-cache",
+        dest="cache",
+        action="store_false",
+        default=None,
+        help="measure again what was measured here before",
+    )
 
 
 def resolve_settings(args: argparse.Namespace, *, need_target: bool = False) -> Settings:

@@ -24,12 +24,18 @@ target: cpu
 # arch_config:
 #   KEY: VALUE
 
-# fp32, fp16, bf16, int8, mixed
+# fp32, fp16, bf16, int8, mixed (int8 where it costs little), auto (the fastest that is accurate enough)
 precision: fp32
 
-# auto measures onnxruntime and openvino here and records its choice; name one to skip that.
+# auto measures here and records its choice; what is named is not measured.
+# runtime: onnxruntime, openvino, native; layout: plain, polyphase.
 runtime: auto
+layout: auto
 # threads: 2
+# batch: 32         # items in flight at once
+# streams: 2        # calls at once that the batch is cut into
+objective: throughput   # or latency
+tune: 3s                # measuring in all; 0 measures nothing
 
 # Files, relative to this one: data for calibration, and real data for the verification.
 # calib: calib.npz
