@@ -6,7 +6,7 @@ refuses it with the whole table of findings; it never half-succeeds. Importing t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -87,6 +87,28 @@ def refuse(findings: Sequence[Finding], target: Target) -> None:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """Whether one way to run a model is accurate enough, on the inputs the artefact will be proven on.
+
+    Attributes:
+        snr_db: signal-to-noise ratio of the worst output against the source.
+        reason: what limit is missed and by how much; empty when all hold.
+    """
+
+    snr_db: float
+    reason: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether no limit is missed."""
+        return not self.reason
+
+
+Run = Callable[[Mapping[str, Any]], Mapping[str, Any]]  # arrays by input name -> arrays by output name
+Gate = Callable[[str, Run], Judgement]  # (precision, how to run it) -> is it within that precision's limits?
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A graph made legal for a target.
 
@@ -94,11 +116,13 @@ class Prepared:
         graph: the graph to plan and emit (the input graph itself when nothing had to change).
         decisions: what was changed.
         evidence: measurements behind the decisions; never part of hashed content.
+        chosen: options of ``plan`` that were settled on the way, because the graph depends on them.
     """
 
     graph: Graph
     decisions: tuple[Decision, ...] = ()
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

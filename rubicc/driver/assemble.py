@@ -64,6 +64,8 @@ def make_manifest(build: Build) -> Manifest:
     inputs = {"model": build.source.sha256}
     if build.inputs is not None and build.inputs.sha256:
         inputs["reference"] = build.inputs.sha256
+    if build.calibration_sha256:
+        inputs["calibration"] = build.calibration_sha256
     meta = build.graph.meta
     return Manifest(
         target=str(build.target),
@@ -85,10 +87,7 @@ def make_manifest(build: Build) -> Manifest:
 
 def resolved_recipe(build: Build) -> str:
     """Compiling again with this recipe makes every choice that was measured here without measuring."""
-    settings = build.settings
-    if build.plan is not None:
-        settings = settings.with_values("measured", runtime=build.plan.resolved()["runtime"])
-    return settings.to_recipe()
+    return build.settings.to_recipe()
 
 
 def _verdict(build: Build) -> tuple[str, str]:
@@ -230,7 +229,7 @@ def _measures(build: Build) -> tuple[Measure, ...]:
         for name, timing in measured["timings"].items():
             how = f"{timing['count']} interleaved runs at {shapes}"
             value, low = timing["median_ms"], timing["min_ms"]
-            rows.append(Measure(f"{name}, one batch", value, "ms", how, low=low))
+            rows.append(Measure(f"{name}, one batch item", value, "ms", how, low=low))
     for name, lost in (build.proof.calls if build.proof else {}).items():
         rows.append(Measure(f"identity lost, {name}", lost, "percentage points", "edlib on the calls"))
     latency = build.measured.get("latency")

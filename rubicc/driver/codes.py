@@ -31,9 +31,9 @@ CODES: dict[str, tuple[str, str]] = {
         " Raise the budget, choose another --runtime or --precision, or shrink the model.",
     ),
     "RUB-DRV-006": (
-        "reference data unreadable",
-        "--reference takes reads (fast5, pod5, npz), a folder of them, a bonito chunk folder or chunks.npy, "
-        "or an .npz with one array per model input."
+        "reference or calibration data unreadable",
+        "--reference and --calib take reads (fast5, pod5, npz), a folder of them, a bonito chunk folder or "
+        "chunks.npy, or an .npz with one array per model input."
         " Give one of these.",
     ),
     "RUB-DRV-007": (
@@ -61,12 +61,18 @@ CODES: dict[str, tuple[str, str]] = {
         "basecaller. Use snr or max_abs for others.",
     ),
     "RUB-DRV-D01": (
-        "runtime chosen by measurement",
-        "--runtime auto measured the runtimes on this machine. recipe.yaml records the choice; --runtime "
-        "NAME makes it without measuring.",
+        "chosen by measurement",
+        "Precision, runtime or layout was left to `auto` and measured on this machine. recipe.yaml records "
+        "the choice; --precision, --runtime and --layout make it without measuring, --tune 0 by rule.",
     ),
     "RUB-DRV-D02": (
         "latency budget in doubt",
         "The measured spread of the latency straddles the budget, so it is neither met nor exceeded.",
+    ),
+    "RUB-DRV-D03": (
+        "calibrated without data",
+        "Quantisation after training takes the ranges of values from data. Without --calib it takes them "
+        "from rubicc's own simulated signal, or from the inputs of the proof where the model is no "
+        "basecaller. Real signal of the kind that will be called is better.",
     ),
 }

@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from rubicc.driver import stages
 from rubicc.driver.artefact import Artefact
+from rubicc.driver.calibration import QUANTISING
 from rubicc.driver.inputs import ProofInputs, proof_inputs
-from rubicc.driver.proof import EXACT_MAX_PARAMETERS, Proof, SourceOutputs, prove, write_vectors
+from rubicc.driver.planning import given_options, planned
+from rubicc.driver.proof import (
+    EXACT_MAX_PARAMETERS,
+    Limits,
+    Proof,
+    SourceOutputs,
+    prove,
+    write_vectors,
+)
 from rubicc.errors import BudgetExceeded, Unsupported
 from rubicc.evidence.decision import Decision
 from rubicc.evidence.measure import interleave
@@ -62,6 +71,21 @@ class Build:
     seconds: dict[str, float] = field(default_factory=dict)
     stopped_at: str = ""
     quantised: bool = False
+    calibration_sha256: str = ""
+    _outputs: SourceOutputs | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """What runtimes are held to."""
+        return Limits(self.settings.max_gap, self.quantised)
+
+    @property
+    def source_outputs(self) -> SourceOutputs:
+        """The source's outputs on the proof inputs, computed when first asked for."""
+        if self._outputs is None:
+            assert self.inputs is not None
+            self._outputs = SourceOutputs(self.inputs.cases, self.lowered.reference, self.lowered.exact)
+        return self._outputs
 
     @property
     def exact(self) -> bool:
@@ -185,15 +209,8 @@ def _rewrite(build: Build, folder: Path, out: Path | None) -> None:
 def _overrides(settings: Settings, steps: Sequence[Step], last: int) -> dict[str, dict[str, Any]]:
     """Options by pass id, without those of passes that ``--until-stage`` leaves out."""
     left_out = {step.id for step in steps[last:]} - {step.id for step in steps[:last]}
-    given = _given_options(settings)
+    given = given_options(settings)
     return {pass_id: options for pass_id, options in given.items() if pass_id not in left_out}
-
-
-def _given_options(settings: Settings) -> dict[str, dict[str, Any]]:
-    from rubicc.passes.manager import parse_overrides
-
-    flat = {f"passes.{p}.{o}": v for p, options in settings.passes.items() for o, v in options.items()}
-    return parse_overrides(flat)
 
 
 def check_options(settings: Settings) -> None:
@@ -205,9 +222,9 @@ def check_options(settings: Settings) -> None:
     from rubicc.passes import registry
     from rubicc.passes.manager import make_options
 
-    if settings.calib is not None and settings.precision not in ("int8", "mixed"):
+    if settings.calib is not None and settings.precision not in QUANTISING:
         log.warning("calibration data is not used at precision %s", settings.precision)
-    for pass_id, values in _given_options(settings).items():
+    for pass_id, values in given_options(settings).items():
         make_options(registry.get(pass_id), values)
 
 
@@ -222,27 +239,17 @@ def _emit(build: Build, folder: Path) -> None:
         settings.seed,
     )
     with _timed("plan") as plan_time:
-        first = next(iter(build.inputs.cases.values()))
-        build.fp32 = build.graph
-        prepared = build.backend.prepare(
-            build.graph, build.target, precision=settings.precision, feeds=first, max_gap=settings.max_gap
-        )
-        build.graph = prepared.graph
-        build.plan = build.backend.plan(
-            build.graph,
-            build.target,
-            runtime=settings.runtime,
-            precision=settings.precision,
-            threads=settings.threads,
-        )
+        prepared = planned(build, build.inputs)
+    assert build.plan is not None
     build.decisions += [*prepared.decisions, *build.plan.decisions]
     build.evidence = {"prepare": dict(prepared.evidence), "plan": dict(build.plan.evidence)}
-    if settings.runtime == "auto" and "measured" in build.plan.evidence:
-        resolved = build.plan.resolved()
+    if "measured" in build.plan.evidence:
+        asked, found = settings, build.settings
+        names = ["precision", "runtime", *(["layout"] if found.layout != "plain" else [])]
+        what = [f"{name} {getattr(found, name)}" for name in names if getattr(asked, name) == "auto"]
         reason = str(build.plan.evidence.get("reason", ""))
-        build.decisions.append(
-            Decision("RUB-DRV-D01", build.source.name, f"runtime {resolved['runtime']}", reason)
-        )
+        if what:
+            build.decisions.append(Decision("RUB-DRV-D01", build.source.name, ", ".join(what), reason))
     with _timed("emit") as emit_time:
         home = folder / build.backend.folder
         home.mkdir()
@@ -262,12 +269,11 @@ def _prove(build: Build, folder: Path) -> None:
             stack.callback(sessions[name].close)
         build.proof = prove(
             build.inputs.cases,
-            SourceOutputs(build.lowered.reference, build.lowered.exact),
+            build.source_outputs,
             sessions,
             build.backend.readback(home) if build.exact else None,
-            quantised=build.quantised,
+            limits=build.limits,
             precision=build.settings.precision,
-            max_gap=build.settings.max_gap,
             meta=build.graph.meta,
         )
         _latency_budget(build, sessions)

@@ -36,6 +36,13 @@ class ProofInputs:
     cases: Mapping[str, Feeds]
     sha256: str = ""
 
+    def digest(self) -> str:
+        """Of every array of every case."""
+        whole = hashlib.sha256()
+        for case in sorted(self.cases):
+            whole.update(f"{case} {digest(self.cases[case])}\n".encode())
+        return whole.hexdigest()
+
 
 def proof_inputs(
     meta: ModelMeta | None,
@@ -57,16 +64,16 @@ def proof_inputs(
     """
     odd = {f"odd length {index + 1}": feeds for index, feeds in enumerate(small)}
     if reference is not None:
-        feeds = _from_files(reference, meta, specs)
-        return ProofInputs({f"reference data ({reference.name})": feeds, **odd}, _digest(feeds))
+        feeds = from_files(reference, meta, specs, MAX_CHUNKS)
+        return ProofInputs({f"reference data ({reference.name})": feeds, **odd}, digest(feeds))
     if meta is not None and meta.task == "basecalling" and meta.signal is not None:
         chunk = min(meta.chunk or SIMULATED_CHUNK, SIMULATED_CHUNK)
         return ProofInputs({"simulated signal": {specs[0].name: simulated(meta, chunk, seed)}, **odd})
     return ProofInputs(odd)
 
 
-def simulated(meta: ModelMeta, chunk: int, seed: int) -> np.ndarray:
-    """Normalised chunks ``(2, 1, chunk)`` of simulated squiggle (rubicc's own simulator, not real signal)."""
+def simulated(meta: ModelMeta, chunk: int, seed: int, count: int = BATCH) -> np.ndarray:
+    """Normalised chunks ``(count, 1, chunk)`` of squiggle from rubicc's own simulator, not real signal."""
     from rubicc.genomics.normalise import normalise
     from rubicc.genomics.reads import Read
     from rubicc.genomics.simulate import simulate_reads
@@ -75,21 +82,26 @@ def simulated(meta: ModelMeta, chunk: int, seed: int) -> np.ndarray:
     rate = meta.signal.sampling_rate
     bases = max(200, chunk // 4)  # dwell is about nine samples a base: always long enough
     rows = []
-    for read in simulate_reads(BATCH, seed=seed, length=bases):
+    for read in simulate_reads(count, seed=seed, length=bases):
         raw = Read(read.read_id, read.dac, read.offset, read.range / read.digitisation, rate)
         rows.append(normalise(raw, meta.signal)[:chunk])
     return np.stack(rows)[:, None, :].astype(np.float32)
 
 
-def _from_files(path: Path, meta: ModelMeta | None, specs: Sequence[TensorSpec]) -> Feeds:
+def from_files(path: Path, meta: ModelMeta | None, specs: Sequence[TensorSpec], count: int) -> Feeds:
+    """Inputs from reads, a bonito chunk folder, or an .npz by input name; at most ``count`` chunks of signal.
+
+    Raises:
+        UsageError: ``RUB-DRV-006``.
+    """
     from rubicc.genomics.reads import find_files
 
     if not path.exists():
-        raise UsageError("RUB-DRV-006", "no such file or folder", where=str(path), hint="check --reference")
+        raise UsageError("RUB-DRV-006", "no such file or folder", where=str(path), hint="check the path")
     if path.is_dir() and (path / "chunks.npy").is_file():
         path = path / "chunks.npy"
     if path.is_file() and path.suffix == ".npy":
-        return {specs[0].name: _chunks(path)}
+        return {specs[0].name: _chunks(path, count)}
     if path.is_file() and path.suffix == ".npz" and (feeds := _named(path, specs)):
         return feeds
     files = find_files([path])
@@ -100,10 +112,11 @@ def _from_files(path: Path, meta: ModelMeta | None, specs: Sequence[TensorSpec])
             where=str(path),
             hint=_HINT,
         )
-    return {specs[0].name: _read_chunks(files, meta)}
+    return {specs[0].name: _read_chunks(files, meta, count)}
 
 
-def _digest(feeds: Feeds) -> str:
+def digest(feeds: Feeds) -> str:
+    """sha256 of names, types, shapes and values."""
     whole = hashlib.sha256()
     for name in sorted(feeds):
         array = np.ascontiguousarray(feeds[name])
@@ -112,13 +125,13 @@ def _digest(feeds: Feeds) -> str:
     return whole.hexdigest()
 
 
-def _chunks(path: Path) -> np.ndarray:
+def _chunks(path: Path, count: int) -> np.ndarray:
     """The first rows of a bonito ``chunks.npy`` ``(N, T)`` as ``(n, 1, T)`` float32."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if array.ndim != 2 or array.dtype.kind != "f" or array.size == 0:
             raise ValueError(f"shape {array.shape}, type {array.dtype}; expected floats (N, T)")
-        return np.ascontiguousarray(array[:MAX_CHUNKS], dtype=np.float32)[:, None, :]
+        return np.ascontiguousarray(array[:count], dtype=np.float32)[:, None, :]
     except (OSError, ValueError, EOFError) as err:
         raise UsageError("RUB-DRV-006", f"cannot be read: {err}", where=str(path), hint=_HINT) from err
 
@@ -138,7 +151,7 @@ def _named(path: Path, specs: Sequence[TensorSpec]) -> Feeds:
         raise UsageError("RUB-DRV-006", f"cannot be read: {err}", where=str(path), hint=_HINT) from err
 
 
-def _read_chunks(files: Sequence[Path], meta: ModelMeta) -> np.ndarray:
+def _read_chunks(files: Sequence[Path], meta: ModelMeta, count: int) -> np.ndarray:
     from rubicc.genomics.normalise import check_rate, normalise
     from rubicc.genomics.reads import iter_reads
 
@@ -152,7 +165,7 @@ def _read_chunks(files: Sequence[Path], meta: ModelMeta) -> np.ndarray:
         signal = normalise(read, meta.signal)
         middle = (len(signal) - length) // 2
         rows.append(signal[middle : middle + length])
-        if len(rows) == MAX_CHUNKS:
+        if len(rows) == count:
             break
     if not rows:
         raise UsageError(

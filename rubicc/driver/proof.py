@@ -13,6 +13,7 @@ Three comparisons, all on files read back from disk:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from rubicc.backends.base import Judgement
 from rubicc.driver.identity import require_identity
+from rubicc.errors import VerificationFailed
 from rubicc.evidence.gaps import DEFAULT_SNR, Gap, combined, output_gaps, require
 from rubicc.frontend.feeds import Feeds
 from rubicc.ir.graph import Graph
@@ -71,12 +74,85 @@ class Proof:
         return combined(gap for name, gap in self.gaps.items() if "noise" not in name)
 
 
-@dataclass(frozen=True)
 class SourceOutputs:
-    """The two ways to run the source."""
+    """The two ways to run the source, each run at most once per case: tuning and proof ask for the same."""
 
-    reference: Callable[[Feeds], Outputs]
-    exact: Callable[[Feeds], Outputs]
+    def __init__(
+        self,
+        cases: Mapping[str, Feeds],
+        reference: Callable[[Feeds], Outputs],
+        exact: Callable[[Feeds], Outputs],
+    ) -> None:
+        self._cases = cases
+        self._runs = {"reference": reference, "exact": exact}
+        self._kept: dict[tuple[str, str], Outputs] = {}
+
+    def reference(self, case: str) -> Outputs:
+        """In float32."""
+        return self._of("reference", case)
+
+    def exact(self, case: str) -> Outputs:
+        """In float64."""
+        return self._of("exact", case)
+
+    def _of(self, how: str, case: str) -> Outputs:
+        if (how, case) not in self._kept:
+            self._kept[how, case] = self._runs[how](self._cases[case])
+        return self._kept[how, case]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What runtimes are held to.
+
+    Attributes:
+        asked: ``--max-gap``.
+        quantised: the source is quantised, so that its own float32 noise is allowed for.
+    """
+
+    asked: MaxGap
+    quantised: bool
+
+    def of(self, precision: str, noise: Gap | None = None) -> MaxGap:
+        """The limit for a precision, given the source's own noise."""
+        if noise is None:
+            return _allowed(self.asked, precision)
+        return _within_noise(self.asked, precision, noise)
+
+
+@dataclass(frozen=True)
+class SourceGate:
+    """Judges one way to run a model by the limits the artefact will be held to; a backend's ``Gate``.
+
+    Attributes:
+        cases: description to feeds.
+    """
+
+    cases: Mapping[str, Feeds]
+    source: SourceOutputs
+    limits: Limits
+    meta: ModelMeta | None = None
+
+    def __call__(self, precision: str, run: Callable[[Feeds], Mapping[str, np.ndarray]]) -> Judgement:
+        """The worst case; a run that fails is a reason like any other."""
+        worst = math.inf
+        for case, feeds in self.cases.items():
+            expected = self.source.reference(case)
+            noise = None
+            if self.limits.quantised:
+                noise = combined(output_gaps(self.source.exact(case), expected).values())
+            try:
+                made = dict(run(feeds))
+                found = output_gaps(expected, made)
+                worst = min(worst, *(gap.snr_db for gap in found.values()))
+                require(found, self.limits.of(precision, noise), code="RUB-DRV-001", where=case)
+                if self.limits.asked.identity is not None:
+                    require_identity(expected, made, self.meta, self.limits.asked.identity, case)
+            except VerificationFailed as err:
+                return Judgement(worst, f"{case}: {err.what}")
+            except (RuntimeError, ValueError) as err:  # what runtimes raise
+                return Judgement(-math.inf, f"{case}: {type(err).__name__}: {err}"[:300])
+        return Judgement(worst)
 
 
 def prove(
@@ -85,9 +161,8 @@ def prove(
     sessions: Mapping[str, Any],
     emitted: Graph | None,
     *,
-    quantised: bool,
+    limits: Limits,
     precision: str,
-    max_gap: MaxGap,
     meta: ModelMeta | None = None,
 ) -> Proof:
     """Compare every session with the source on every case.
@@ -103,15 +178,16 @@ def prove(
         VerificationFailed: ``RUB-DRV-001`` with the first comparison that fails.
     """
     proof: Proof | None = None
+    quantised, identity = limits.quantised, limits.asked.identity
     for case, feeds in cases.items():
-        expected = source.reference(feeds)
-        allowed = _allowed(max_gap, precision)
-        exact = source.exact(feeds) if quantised or emitted is not None else None
+        expected = source.reference(case)
+        allowed = limits.of(precision)
+        exact = source.exact(case) if quantised or emitted is not None else None
         own: dict[str, Gap] = {}
         if quantised and exact is not None:
             noise = combined(output_gaps(exact, expected).values())
             own[f"{case}: source float32 against itself in float64 (its own noise)"] = noise
-            allowed = _within_noise(max_gap, precision, noise)
+            allowed = limits.of(precision, noise)
         if proof is None:
             proof = Proof(feeds, expected, allowed)
         proof.gaps |= own
@@ -125,8 +201,8 @@ def prove(
             proof.gaps[name] = combined(found.values())
             proof.limits[name] = _limit_text(allowed)
             require(found, allowed, code="RUB-DRV-001", where=name)
-            if max_gap.identity is not None:
-                proof.calls[name] = require_identity(expected, made, meta, max_gap.identity, name)
+            if identity is not None:
+                proof.calls[name] = require_identity(expected, made, meta, identity, name)
     assert proof is not None
     return proof
 

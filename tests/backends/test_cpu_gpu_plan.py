@@ -92,7 +92,9 @@ def test_a_runtime_that_refuses_the_graph_is_left_out() -> None:
     "options",
     [
         {"runtime": "tflite"},
-        {"precision": "int8"},
+        {"precision": "int4"},
+        {"layout": "polyphase", "runtime": "native"},
+        {"streams": 0},
         {"precision": "bf16", "runtime": "onnxruntime"},
         {"threads": 0},
         {"batch": 0},
@@ -116,7 +118,8 @@ def test_gpu_without_provider_is_tool_missing(conv) -> None:
 
 
 def test_a_runtime_that_is_not_installed(conv, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtimes, "installed", lambda: ("onnxruntime",))
+    gone = {"openvino": "openvino is not installed", "native": "no C++ compiler"}
+    monkeypatch.setattr(runtimes, "missing", lambda name: gone.get(name, ""))
     assert plan(conv.graph, CPU).runtimes == ("onnxruntime",)
     with pytest.raises(ToolMissing, match="pip install openvino"):
         plan(conv.graph, CPU, runtime="openvino")

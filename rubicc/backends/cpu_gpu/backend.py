@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from rubicc.backends.base import EmitResult, Finding, LayerProfile, Plan, Prepared, Target
-from rubicc.backends.cpu_gpu.plan import CpuGpuPlan
+from rubicc.backends.cpu_gpu.description import CpuGpuPlan
 from rubicc.backends.cpu_gpu.run import CpuGpuSession, open_session
 from rubicc.ir.graph import Graph
 
@@ -32,10 +32,10 @@ class CpuGpuBackend:
         return check(graph, target)
 
     def prepare(self, graph: Graph, target: Target, **options: Any) -> Prepared:
-        """See :func:`rubicc.backends.cpu_gpu.prepare.prepare`."""
-        from rubicc.backends.cpu_gpu.prepare import prepare
+        """See :func:`rubicc.backends.cpu_gpu.prepare.choose`."""
+        from rubicc.backends.cpu_gpu.prepare import choose
 
-        return prepare(graph, **options)
+        return choose(graph, target, **options)
 
     def plan(self, graph: Graph, target: Target, **options: Any) -> CpuGpuPlan:
         """See :func:`rubicc.backends.cpu_gpu.plan.plan`."""

@@ -53,13 +53,15 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-CPU-009": (
         "Runtime not installed",
-        "The runtime asked for cannot be imported. Install it with pip, or choose the other with --runtime.",
+        "The runtime asked for cannot be used here. ONNX Runtime and OpenVINO are installed with pip; the "
+        "native runtime needs rubicc itself and a C++ compiler. Or choose another with --runtime.",
     ),
     "RUB-CPU-020": (
         "Impossible plan",
-        "An option has no meaning here or contradicts another: an unknown runtime or precision, fewer "
-        "than one thread, bf16 in ONNX Runtime's CPU provider (only OpenVINO computes in bf16), OpenVINO "
-        "on a GPU target."
+        "An option has no meaning here or contradicts another: an unknown runtime, precision or layout, "
+        "fewer than one thread, bf16 in ONNX Runtime (OpenVINO and native compute in it), the polyphase "
+        "layout in the native runtime (its kernels do that inside), OpenVINO, native or int8 without "
+        "TensorRT on a GPU target."
         " Change the option named in the message; `rubicc targets` and docs/targets/cpu_gpu.md list what "
         "each target takes.",
     ),
@@ -111,6 +113,18 @@ CODES: dict[str, tuple[str, str]] = {
         "Even with every operator whose fp16 result is measurably worse kept in fp32, the signal-to-noise "
         "ratio against fp32 stays below the target. Use --precision fp32, or lower the target with "
         "--max-gap.",
+    ),
+    "RUB-CPU-051": (
+        "Nothing is accurate enough",
+        "Every form and runtime that could be had misses the accuracy limit of its precision on the inputs "
+        "the artefact is proven on; each is named with its figure. Choose a higher --precision (mixed keeps "
+        "what is sensitive in float), give better calibration data with --calib, or lower the limit with "
+        "--max-gap.",
+    ),
+    "RUB-CPU-D03": (
+        "Runtime left out for its accuracy",
+        "Nobody asked for this runtime, another is used, and its outputs miss the accuracy limit. The "
+        "artefact does not offer it. Ask for it with --runtime to see the failure as an error.",
     ),
     "RUB-CPU-D02": (
         "Node kept in fp32",

@@ -9,8 +9,7 @@ from typing import Any
 
 from rubicc.backends.base import EmitResult
 from rubicc.backends.cpu_gpu.check import quantisers
-from rubicc.backends.cpu_gpu.description import MODEL_FILE, as_text, description, model_bytes
-from rubicc.backends.cpu_gpu.plan import CpuGpuPlan
+from rubicc.backends.cpu_gpu.description import MODEL_FILE, CpuGpuPlan, as_text, description, model_bytes
 from rubicc.errors import Unsupported
 from rubicc.ir.graph import Graph, source_of
 

@@ -1,57 +1,29 @@
-"""Runtime, precision, threads and shapes of an artefact; ``runtime="auto"`` measures on this machine.
+"""Runtime, precision, threads and shapes of an artefact; what is left open is measured on this machine.
 
-A plan made again from its own ``resolved()`` options is the same plan: what was measured is only the choice
-of the runtime, and the timings behind it stay in ``evidence``, outside hashed content.
+A plan made again from its own ``resolved()`` options is the same plan: the timings behind a choice stay in
+``evidence``, outside hashed content.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from rubicc.backends.base import Plan, Target
-from rubicc.backends.cpu_gpu import description, runtimes, shapes
-from rubicc.backends.cpu_gpu.runtimes import CPU_PROVIDER, PRECISIONS, RUNTIMES
+from rubicc.backends.base import Gate, Prepared, Target
+from rubicc.backends.cpu_gpu import description, engines, runtimes
+from rubicc.backends.cpu_gpu.description import CpuGpuPlan
+from rubicc.backends.cpu_gpu.forms import LAYOUT_ORDER, Form, Maker, draft
+from rubicc.backends.cpu_gpu.runtimes import PRECISIONS, RUNTIMES
 from rubicc.backends.cpu_gpu.templates import run as runner
-from rubicc.errors import ToolMissing, Unsupported, UsageError
-from rubicc.evidence import measure
-from rubicc.ir.graph import Graph, spec_of
+from rubicc.backends.cpu_gpu.tune import SECONDS, Ask, Tuned, tune
+from rubicc.errors import ToolMissing, Unsupported, UsageError, VerificationFailed
+from rubicc.evidence.decision import Decision
+from rubicc.ir.graph import Graph
 
-AUTO_SECONDS = 3.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class CpuGpuPlan(Plan):
-    """A plan of the CPU and GPU backend.
-
-    Attributes:
-        runtime: what executes by default.
-        precision: ``fp32``, ``fp16`` (the graph is fp16) or ``bf16`` (OpenVINO computes in it).
-        providers: ONNX Runtime's execution providers.
-        threads: threads in all; ``None`` = the CPUs the process may use when it runs.
-        batch: batch size inference should use.
-        static_shape: input shapes for which OpenVINO compiles a model of its own; empty = none.
-    """
-
-    runtime: str
-    precision: str = "fp32"
-    providers: tuple[str, ...] = (CPU_PROVIDER,)
-    threads: int | None = None
-    batch: int = 1
-    static_shape: Mapping[str, list[int]] = field(default_factory=dict)
-
-    def resolved(self) -> dict[str, Any]:
-        """Options that give this plan without measuring."""
-        return {
-            "runtime": self.runtime,
-            "precision": self.precision,
-            "threads": self.threads,
-            "batch": self.batch,
-        }
+LAYOUTS = ("auto", *LAYOUT_ORDER)
 
 
 def plan(
@@ -60,154 +32,193 @@ def plan(
     *,
     runtime: str = "auto",
     precision: str = "fp32",
+    layout: str = "plain",
     threads: int | None = None,
     batch: int | None = None,
-    seconds: float = AUTO_SECONDS,
+    streams: int | None = None,
+    seconds: float = SECONDS,
+    objective: str | None = None,
+    gate: Gate | None = None,
     feeds: Mapping[str, np.ndarray] | None = None,
+    cache: Mapping[str, Any] | None = None,
+    tuned: Tuned | None = None,
 ) -> CpuGpuPlan:
     """Plan a graph that ``prepare`` has made legal.
 
     Args:
-        batch: inference batch size; ``None`` = 32 for basecallers, 8 for masked language models, else 1.
-        seconds: measuring time of ``runtime="auto"`` in all, loading of the runtimes not counted.
+        precision, layout: of the graph, as ``prepare`` was asked for.
+        batch: batch items in flight; ``None`` = measured, by rule 32 for basecallers, 8 for masked language
+            models, else 1.
+        streams: calls they are cut into; ``None`` = measured, by rule one per thread.
+        seconds: measuring time in all, loading of the runtimes not counted; 0 = every choice by rule.
+        objective: what batch, streams and threads are measured for; ``None`` = they follow their rules.
+        gate: judges accuracy; a runtime that misses its limits is left out.
         feeds: real input to measure with; ``None`` = seeded arrays of the batch and the model's chunk length.
+        cache: what the choice depends on beside these arguments; ``None`` = measured choices are not kept.
+        tuned: what ``prepare`` has measured already.
 
     Raises:
         UsageError: an impossible combination (RUB-CPU-020).
         ToolMissing: the runtime (RUB-CPU-009) or GPU provider (RUB-CPU-006) is not there.
         Unsupported: no runtime takes the graph (RUB-CPU-008).
+        VerificationFailed: no runtime is accurate enough (RUB-CPU-051).
     """
-    _possible(target, runtime, precision, threads, batch)
-    providers = runtimes.gpu_providers(target) if target.name == "gpu" else (CPU_PROVIDER,)
-    batch = batch or shapes.default_batch(graph.meta)
-    usable = _usable(target, runtime, precision)
-    inputs = [spec_of(value) for value in graph.inputs]
-    static = {}
-    if graph.meta is not None and graph.meta.chunk is not None:
-        static = shapes.bound_shapes(inputs, shapes.sizes(inputs, graph.meta, batch))
-    draft = CpuGpuPlan(
-        target=target,
-        runtime=usable[0],
-        runtimes=usable,
-        precision=precision,
-        providers=providers,
-        threads=threads,
-        batch=batch,
-        static_shape=static,
-    )
-    return _choose(graph, draft, runtime, seconds, feeds)
+    possible(target, runtime, precision, layout, threads, batch, streams)
+    form = Form(precision, layout)
+    names = _usable(target, runtime, form)
+    ask = Ask(target, runtime, threads, batch, streams, seconds, objective, gate, feeds, cache)
+    if tuned is None and seconds > 0 and (ask.refines or (runtime == "auto" and len(names) > 1)):
+        tuned = tune(Maker(lambda _: Prepared(graph)), [form], graph, ask)
+    if tuned is not None:
+        threads, batch, streams = tuned.threads, tuned.batch, tuned.streams
+    made = draft(graph, form, target, names, batch=batch, threads=threads, streams=streams)
+    chosen = tuned.runtime if tuned is not None else runtime
+    return _loaded(graph, made, chosen, runtime, gate, tuned)
 
 
-def _possible(target: Target, runtime: str, precision: str, threads: int | None, batch: int | None) -> None:
+def possible(
+    target: Target,
+    runtime: str,
+    precision: str,
+    layout: str,
+    threads: int | None,
+    batch: int | None,
+    streams: int | None,
+) -> None:
+    """Refuse what cannot be, whatever the model; ``auto`` is always possible.
+
+    Raises:
+        UsageError: RUB-CPU-020.
+    """
+    gpu = target.name == "gpu"
+    integers = precision in ("int8", "mixed")
+    numbers = {"threads": threads, "as batch": batch, "streams": streams}
+    off_cpu = "ONNX Runtime's GPU providers have no bf16 convolutions"
+    in_kernels = "the native kernels take the plain layout only"
     problems = [
-        (runtime not in ("auto", *RUNTIMES), f"unknown runtime {runtime!r}", "auto, onnxruntime or openvino"),
-        (precision not in PRECISIONS, f"precision {precision!r} is not offered here", "fp32, fp16 or bf16"),
-        (threads is not None and threads < 1, f"{threads} threads", "give at least 1"),
-        (batch is not None and batch < 1, f"batch of {batch}", "give at least 1"),
+        (runtime not in ("auto", *RUNTIMES), f"unknown runtime {runtime!r}", f"auto, {', '.join(RUNTIMES)}"),
+        (precision not in ("auto", *PRECISIONS), f"unknown precision {precision!r}", ", ".join(PRECISIONS)),
+        (layout not in LAYOUTS, f"unknown layout {layout!r}", ", ".join(LAYOUTS)),
+        *((n is not None and n < 1, f"{n} {what}", "give at least 1") for what, n in numbers.items()),
         (precision == "bf16" and runtime == "onnxruntime", "ONNX Runtime has no bf16 here", "use openvino"),
-        (precision == "bf16" and target.name == "gpu", "bf16 is not offered on GPUs", "--precision fp16"),
-        (target.name == "gpu" and runtime == "openvino", "OpenVINO is for CPUs here", "onnxruntime"),
+        (gpu and precision == "bf16", off_cpu, "--precision fp16"),
+        (gpu and integers and target.device != "tensorrt", f"{precision} on a GPU needs TensorRT",
+         "--precision fp16, or --target gpu:tensorrt"),
+        (gpu and runtime in ("openvino", "native"), f"{runtime} is for CPUs here", "--runtime onnxruntime"),
+        (layout == "polyphase" and runtime == "native", in_kernels, "--layout plain"),
     ]  # fmt: skip
     for wrong, what, hint in problems:
         if wrong:
             raise UsageError("RUB-CPU-020", what, where=f"target {target}", hint=hint)
 
 
-def _usable(target: Target, runtime: str, precision: str) -> tuple[str, ...]:
-    """Runtimes that may execute this target and precision, the one asked for first."""
-    wanted = [name for name in runtimes.RUNTIMES if target.name == "cpu" or name == "onnxruntime"]
-    if precision == "bf16":
-        wanted = ["openvino"]
-    present = runtimes.installed()
-    asked = [runtime] if runtime != "auto" else []
-    for name in asked or wanted[:1] * (not set(wanted) & set(present)):
-        if name not in present:
-            raise ToolMissing("RUB-CPU-009", f"{name} is not installed", hint=f"pip install {name}")
-    return tuple(sorted((n for n in wanted if n in present), key=lambda n: n not in asked))
+def _usable(target: Target, runtime: str, form: Form) -> tuple[str, ...]:
+    """Runtimes that may execute this form on this target, the one asked for first."""
+    wanted = form.runtimes(target)
+    present = [name for name in wanted if not runtimes.missing(name)]
+    for name in [runtime] if runtime != "auto" else wanted[:1] * (not present):
+        if why := runtimes.missing(name):
+            hint = "install a C++ compiler (g++ or clang++)" if name == "native" else f"pip install {name}"
+            raise ToolMissing("RUB-CPU-009", why, hint=hint)
+    return tuple(sorted(present, key=lambda name: name != runtime))
 
 
-def _choose(
-    graph: Graph,
-    draft: CpuGpuPlan,
-    runtime: str,
-    seconds: float,
-    feeds: Mapping[str, np.ndarray] | None,
+def _loaded(
+    graph: Graph, made: CpuGpuPlan, chosen: str, asked: str, gate: Gate | None, tuned: Tuned | None
 ) -> CpuGpuPlan:
+    """The plan with the runtimes that really take the model and are accurate enough."""
     model = description.model_bytes(graph)
-    data = description.description(graph, draft, model)
-    threads = draft.threads or runner.cores()
-    engines, refused = _engines(draft.runtimes, model, data, threads)
-    if not engines or (runtime != "auto" and runtime not in engines):
+    data = description.description(graph, made, model)
+    threads = made.threads or runner.cores()
+    loaded, refused = _engines(made.runtimes, model, data, threads)
+    if not loaded or (asked != "auto" and asked not in loaded):
         what = "; ".join(refused.values())
         raise Unsupported("RUB-CPU-008", what, hint="run `rubicc check` for the nodes behind this")
-    evidence: dict[str, Any] = {"versions": runtimes.versions(), "refused": refused, "threads": threads}
-    chosen = next(iter(engines))
-    reason = "asked for" if runtime != "auto" else "the only runtime that takes the model"
-    if runtime == "auto" and len(engines) > 1:
-        if feeds is None:
-            feeds, static = _affordable_feeds(graph, draft.batch, engines, seconds)
-            data["openvino"]["static_shapes"] = static
-            engines, _ = _engines(tuple(engines), model, data, threads)
-        chosen, reason, timings = _fastest(engines, dict(feeds), seconds)
-        shape = {name: list(array.shape) for name, array in feeds.items()}
-        evidence["measured"] = {"shapes": shape, "planned_batch": draft.batch, "timings": timings}
-    evidence |= {"chosen": chosen, "reason": reason, "notes": _notes(chosen, draft.precision)}
-    kept = tuple(name for name in RUNTIMES if name in engines)
-    return replace(draft, runtime=chosen, runtimes=kept, evidence=evidence)
+    missed = _judged(graph, made.precision, loaded, gate, {asked, chosen}) if len(loaded) > 1 else {}
+    kept = tuple(name for name in RUNTIMES if name in loaded and name not in missed)
+    if not kept:
+        what = "; ".join(f"{name}: {why}" for name, why in missed.items())
+        raise VerificationFailed(
+            "RUB-CPU-051", what, hint="choose a higher --precision, or a lower --max-gap"
+        )
+    chosen = chosen if chosen in kept else kept[0]
+    for name in kept:  # the proof of the emitted files opens the same
+        engines.keep(loaded[name], name, model, data, threads, 1)
+    reason = (
+        "asked for"
+        if asked != "auto"
+        else "by rule"
+        if len(kept) > 1
+        else "the only runtime that takes the model"
+    )
+    evidence: dict[str, Any] = {
+        "versions": runtimes.versions(),
+        "threads": threads,
+        "reason": reason,
+        **(tuned.evidence if tuned is not None else {}),
+        "refused": refused,
+        "chosen": chosen,
+        "notes": _notes(chosen, made.precision),
+    }
+    decisions = tuple(
+        Decision("RUB-CPU-D03", name, f"runtime {name} left out", f"it misses the accuracy limit: {why}")
+        for name, why in missed.items()
+    )
+    return replace(made, runtime=chosen, runtimes=kept, evidence=evidence, decisions=decisions)
 
 
 def _engines(
     names: tuple[str, ...], model: bytes, data: dict[str, Any], threads: int
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Loaded engines by runtime, and the reasons of those that refuse the model."""
-    engines: dict[str, Any] = {}
+    engines.release()
+    found: dict[str, Any] = {}
     refused: dict[str, str] = {}
     for name in names:
         try:
-            engines[name] = runner.ENGINES[name](model, data, threads, 1)
+            found[name] = engines.start(name, model, data, threads, 1)
         except runner.ArtefactError as err:
             if err.kind == "missing":
                 raise ToolMissing(err.code, err.what, hint=err.hint) from err
             refused[name] = err.what
-    return engines, refused
+    return found, refused
 
 
-def _affordable_feeds(
-    graph: Graph, batch: int, engines: Mapping[str, Any], seconds: float
-) -> tuple[dict[str, np.ndarray], list[dict[str, list[int]]]]:
-    """Input of the model's chunk length and the largest batch up to the planned one that the time allows."""
-    inputs = [spec_of(value) for value in graph.inputs]
-    one = shapes.example_feeds(inputs, shapes.sizes(inputs, graph.meta, 1))
-    probe = measure.interleave(_calls(engines, one), 0.0)
-    slowest = max(timing.best for timing in probe.values())
-    # A warm-up and three rounds per engine must fit; the batch really measured stands in the evidence.
-    fits = int(max(1, min(batch, seconds / (4 * len(engines)) / slowest)))
-    bound = shapes.sizes(inputs, graph.meta, fits)
-    return shapes.example_feeds(inputs, bound), [shapes.bound_shapes(inputs, bound)]
+def _judged(
+    graph: Graph, precision: str, loaded: Mapping[str, Any], gate: Gate | None, spared: set[str]
+) -> dict[str, str]:
+    """Runtimes nobody chose that miss the limits, and why; the chosen one is for the proof to judge."""
+    names = [str(value.name) for value in graph.outputs]
+    missed = {}
+    for name, engine in loaded.items():
+        if gate is None or name in spared:
+            continue
 
+        def run(feeds: Mapping[str, np.ndarray], engine: Any = engine) -> dict[str, np.ndarray]:
+            return dict(zip(names, engine.infer(dict(feeds)), strict=True))
 
-def _fastest(
-    engines: Mapping[str, Any], feeds: dict[str, np.ndarray], seconds: float
-) -> tuple[str, str, dict[str, Any]]:
-    """Engine with the smallest median; ONNX Runtime where the difference is in doubt."""
-    timings = measure.interleave(_calls(engines, feeds), seconds)
-    best, reason = min(timings, key=lambda name: timings[name].median), "fastest by measurement"
-    if best != "onnxruntime" and measure.compare(timings[best], timings["onnxruntime"]) == "UNSURE":
-        best, reason = "onnxruntime", "no difference beyond the noise: ONNX Runtime by rule"
-    return best, reason, {name: timing.to_dict() for name, timing in timings.items()}
-
-
-def _calls(engines: Mapping[str, Any], feeds: dict[str, np.ndarray]) -> dict[str, Callable[[], object]]:
-    return {name: functools.partial(engine.infer, feeds) for name, engine in engines.items()}
+        verdict = gate(precision, run)
+        if not verdict.holds:
+            missed[name] = verdict.reason
+    return missed
 
 
 def _notes(runtime: str, precision: str) -> list[str]:
     """Facts about this machine that a reader of the report should know."""
+    why = runtimes.missing("native")
+    notes = [f"native is not offered: {why}"] if why else []
+    if runtime == "onnxruntime" and precision == "fp16":
+        return [*notes, "ONNX Runtime's CPU computes fp16 operators in fp32 between casts"]
     if runtime != "openvino":
-        return ["ONNX Runtime's CPU computes fp16 operators in fp32 between casts"] * (precision == "fp16")
+        return notes
     has_bf16 = runtimes.openvino_takes_bf16()
-    if precision == "bf16":
-        return [] if has_bf16 else ["this CPU has no bf16: OpenVINO computes in fp32 here"]
-    if has_bf16:
-        return ["OpenVINO would compute in bf16 on this CPU; it is held to f32 (--precision bf16 allows it)"]
-    return []
+    if precision == "bf16" and not has_bf16:
+        notes.append("this CPU has no bf16: OpenVINO computes in fp32 here")
+    if precision != "bf16" and has_bf16:
+        notes.append(
+            "OpenVINO would compute in bf16 on this CPU; it is held to f32 (--precision bf16 allows it)"
+        )
+    return notes
+
+
+__all__ = ["CpuGpuPlan", "plan", "possible"]

@@ -1,62 +1,205 @@
-"""Makes a graph legal for the runtimes: quantisers expanded, and fp16 where the accuracy allows it."""
+"""Makes a graph legal for the runtimes, in one form or in the best of several.
+
+A form is a precision and a layout. Order within one: quantised first (judged by its own accuracy), then the
+layout, which carries quantisers along, then quantisers into what runtimes execute.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
-from rubicc.backends.base import Prepared
+from rubicc.backends.base import Gate, Prepared, Target
 from rubicc.backends.cpu_gpu.check import quantisers
+from rubicc.backends.cpu_gpu.forms import Form, Maker, auto_precisions
 from rubicc.backends.cpu_gpu.fp16 import FP16_SNR, MARGIN_DB, to_fp16
 from rubicc.evidence.decision import Decision
+from rubicc.evidence.gaps import DEFAULT_SNR
 from rubicc.ir.graph import Graph
 from rubicc.passes.manager import run_pipeline
 from rubicc.passes.pipelines import Step
+from rubicc.passes.registry import get, ids
 from rubicc.quantities import MaxGap
 
+INTEGER = ("int8", "mixed")
+LAYOUT_PASS, QDQ_PASS = "layout.polyphase", "quantize.to-qdq"
+Arrays = Mapping[str, np.ndarray]
 
-def prepare(
-    graph: Graph,
-    *,
-    precision: str = "fp32",
-    feeds: Mapping[str, np.ndarray] | None = None,
-    max_gap: MaxGap | None = None,
-    seconds: float = 60.0,
-) -> Prepared:
-    """Rewrite what the runtimes cannot execute; the graph given is left as it is.
+
+@dataclass(frozen=True)
+class Material:
+    """What a form is made from.
+
+    Attributes:
+        graph: in fp32, left as it is.
+        feeds: real input by which precisions are judged; ``None`` = seeded arrays, which say little.
+        calib: inputs that show quantisation the ranges of values; empty = ``feeds``.
+        max_gap: limit the artefact will be held to; fp16 must stay 6 dB clear of its SNR.
+        options: of passes, by id.
+        seconds: time for finding out which nodes must stay in a higher precision, when some must.
+        quantise_outputs: for ONNX Runtime, whose integer kernels want the outputs of operators quantised too.
+    """
+
+    graph: Graph
+    feeds: Arrays | None = None
+    calib: Sequence[Arrays] = ()
+    max_gap: MaxGap = field(default_factory=MaxGap)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seconds: float = 60.0
+    quantise_outputs: bool = False
+
+    def snr(self, precision: str) -> float:
+        """What the outputs must keep, in dB."""
+        return DEFAULT_SNR[precision] if self.max_gap.snr is None else self.max_gap.snr
+
+
+def prepare(graph: Graph, *, precision: str = "fp32", layout: str = "plain", **material: Any) -> Prepared:
+    """One form of ``graph``, which is left as it is.
 
     Args:
-        precision: ``fp16`` converts the graph; ``fp32`` and ``bf16`` leave its types alone.
-        feeds: real input by which fp16 is judged; ``None`` = seeded arrays, which say little about accuracy.
-        max_gap: limit the artefact will be held to; fp16 must stay 6 dB clear of its SNR.
-        seconds: time for finding out which nodes must stay in fp32, when some must.
+        precision: ``fp16`` converts the graph, ``int8`` and ``mixed`` quantise it; ``fp32`` and ``bf16``
+            leave its types alone.
+        layout: ``polyphase`` rewrites convolutions along time.
+        material: the other fields of :class:`Material`.
 
     Raises:
-        VerificationFailed: fp16 is not accurate enough (RUB-CPU-050).
+        VerificationFailed: the precision is not accurate enough (RUB-CPU-050, RUB-PASS).
         Unsupported: a quantiser cannot be expanded (RUB-PASS-010).
     """
+    return build(Material(graph, **material), Form(precision, layout))
+
+
+def choose(
+    graph: Graph,
+    target: Target,
+    *,
+    precision: str = "fp32",
+    layout: str = "plain",
+    runtime: str = "auto",
+    threads: int | None = None,
+    batch: int | None = None,
+    streams: int | None = None,
+    seconds: float = 0.0,
+    objective: str | None = None,
+    gate: Gate | None = None,
+    cache: Mapping[str, Any] | None = None,
+    **material: Any,
+) -> Prepared:
+    """The form asked for, or with ``auto`` the fastest accurate one by measurement (by rule the simplest).
+
+    Args:
+        seconds: of measuring; 0 = nothing is measured.
+        others: see :func:`prepare` and :func:`rubicc.backends.cpu_gpu.plan.plan`.
+
+    Raises:
+        UsageError: an impossible combination (RUB-CPU-020).
+        RubiccError: as :func:`prepare` and :func:`rubicc.backends.cpu_gpu.tune.tune`.
+    """
+    from rubicc.backends.cpu_gpu.plan import possible
+    from rubicc.backends.cpu_gpu.tune import Ask, tune
+
+    possible(target, runtime, precision, layout, threads, batch, streams)
+    made = Material(graph, quantise_outputs=runtime == "onnxruntime", **material)
+    forms = forms_of(made, target, precision, layout, runtime)
+    maker = Maker(lambda form: build(made, form))
+    if len(forms) == 1 or seconds <= 0:
+        form, tuned = forms[0], None
+        prepared = maker.make(form)
+    else:
+        ask = Ask(target, runtime, threads, batch, streams, seconds, objective, gate, None, cache)
+        tuned = tune(maker, forms, graph, ask)
+        prepared, form = tuned.prepared, tuned.form
+    chosen: dict[str, Any] = {"precision": form.precision, "layout": form.layout, "tuned": tuned}
+    if form.layout_options:
+        chosen["passes"] = {LAYOUT_PASS: dict(form.layout_options)}
+    return replace(prepared, chosen=chosen)
+
+
+def forms_of(made: Material, target: Target, precision: str, layout: str, runtime: str) -> list[Form]:
+    """Forms to choose from, the simplest first."""
+    precisions = (precision,) if precision != "auto" else auto_precisions(target)
+    precisions = tuple(p for p in precisions if (p, runtime) != ("bf16", "onnxruntime"))
+    forms = [Form(p) for p in precisions if layout != "polyphase"]
+    if layout == "polyphase":
+        given = made.options.get(LAYOUT_PASS, {})
+        forms += [Form(p, layout, tuple(sorted(given.items()))) for p in precisions]
+    if layout == "auto" and runtime != "native":
+        found = layouts_of(made.graph)
+        forms += [Form(p, "polyphase", options) for p in precisions for options in found]
+    return sorted(forms, key=lambda form: form.rank)
+
+
+def layouts_of(graph: Graph) -> list[tuple[tuple[str, Any], ...]]:
+    """Options of the polyphase layout worth measuring for this graph; empty where it has nothing to do."""
+    if LAYOUT_PASS not in ids():
+        return []
+    from rubicc.passes.layout.polyphase import candidates
+
+    default = get(LAYOUT_PASS).Options()
+    return [
+        tuple(sorted((f.name, v) for f in fields(o) if (v := getattr(o, f.name)) != getattr(default, f.name)))
+        for o in candidates(graph)
+    ]
+
+
+def build(made: Material, form: Form) -> Prepared:
+    """The material in one form.
+
+    Raises:
+        RubiccError: as :func:`prepare`.
+    """
+    graph = made.graph
     decisions: list[Decision] = []
-    if quantisers(graph):
-        graph, decisions = expand_quantisers(graph)
     evidence: dict[str, Any] = {}
-    if precision == "fp16":
-        asked = max_gap.snr if max_gap is not None else None
-        snr_db = FP16_SNR if asked is None else asked + MARGIN_DB
-        half = to_fp16(graph, feeds, snr_db=snr_db, seconds=seconds)
-        graph, evidence = half.graph, dict(half.evidence)
+    if form.precision in INTEGER and not _is_integer(graph):
+        graph, decisions, evidence = _quantised(made, form.precision)
+    if form.layout == "polyphase":
+        graph = graph.clone()
+        values = dict(form.layout_options)
+        records = run_pipeline(graph, [Step(LAYOUT_PASS, "the layout asked for or chosen", values)])
+        decisions += [decision for record in records for decision in record.decisions]
+    if quantisers(graph):
+        graph, more = expand_quantisers(graph, integer=form.precision in INTEGER)
+        decisions += more
+    if form.precision == "fp16":
+        snr_db = FP16_SNR if made.max_gap.snr is None else made.max_gap.snr + MARGIN_DB
+        half = to_fp16(graph, made.feeds, snr_db=snr_db, seconds=made.seconds)
+        graph, evidence = half.graph, evidence | half.evidence
         decisions += half.decisions
     return Prepared(graph, tuple(decisions), evidence)
 
 
-def expand_quantisers(graph: Graph) -> tuple[Graph, list[Decision]]:
-    """A copy without QONNX quantisers, and what was decided on the way."""
+def expand_quantisers(graph: Graph, *, integer: bool = False) -> tuple[Graph, list[Decision]]:
+    """A copy without QONNX quantisers, and what was decided on the way.
+
+    Args:
+        integer: 8-bit ones become QuantizeLinear and DequantizeLinear, from which runtimes make integer
+            kernels.
+    """
     steps = (
         Step("cleanup.lift-constants", "expansion folds quantisers of initializers"),
+        *([Step(QDQ_PASS, "8-bit quantisers become what runtimes compute in integers")] if integer else []),
         Step("lower.expand-quant", "runtimes execute no quantisers"),
         Step("cleanup.eliminate-dead", "full-precision weights behind folded quantisers"),
+        Step("cleanup.name-nodes", "new nodes get names that follow their provenance"),
     )
     expanded = graph.clone()
     records = run_pipeline(expanded, steps)
     return expanded, [decision for record in records for decision in record.decisions]
+
+
+def _is_integer(graph: Graph) -> bool:
+    """Whether the model came quantised: its own scales are kept."""
+    return any(node.op_type == "DequantizeLinear" for node in graph.all_nodes()) or bool(quantisers(graph))
+
+
+def _quantised(made: Material, precision: str) -> tuple[Graph, list[Decision], dict[str, Any]]:
+    """The float graph with QONNX quantisers, calibrated."""
+    from rubicc.passes.quantize.post_training import quantise
+
+    feeds = list(made.calib) or ([made.feeds] if made.feeds is not None else [])
+    found = quantise(made.graph, feeds, gate_db=made.snr(precision))
+    return found.graph, list(found.decisions), dict(found.evidence)

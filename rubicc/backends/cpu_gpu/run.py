@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rubicc.backends.cpu_gpu import engines
 from rubicc.backends.cpu_gpu.templates import run as runner
 from rubicc.errors import ModelRefused, RubiccError, ToolMissing, UsageError
 from rubicc.spec import ModelMeta, TensorSpec
@@ -37,7 +38,7 @@ def open_session(
         runtime: ``None`` = the one recorded in the artefact.
         threads: threads in all; ``None`` = recorded, else the CPUs this process may use.
         streams: callers served at the same time, each with threads/streams threads. 1 gives the shortest
-            single call; ``None`` = as many as threads: with :meth:`CpuGpuSession.map` or
+            single call; ``None`` = recorded, else as many as threads: with :meth:`CpuGpuSession.map` or
             :meth:`CpuGpuSession.run_split` the highest throughput.
 
     Raises:
@@ -54,7 +55,7 @@ class CpuGpuSession:
     def __init__(self, folder: Path, runtime: str | None, threads: int | None, streams: int | None) -> None:
         folder = home_of(folder)
         with translated(folder.name):
-            self._model: runner.Model | None = runner.Model(folder, runtime, threads, streams)
+            self._model: runner.Model | None = runner.Model(folder, runtime, threads, streams, engines.start)
         model = self._model
         self.description: dict[str, Any] = model.description
         self.inputs = tuple(_spec(item) for item in model.inputs)

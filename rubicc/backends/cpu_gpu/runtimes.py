@@ -11,8 +11,8 @@ from rubicc.backends.base import Target
 from rubicc.backends.cpu_gpu.templates.run import PACKAGES, first_line, import_openvino
 from rubicc.errors import ToolMissing
 
-RUNTIMES = ("onnxruntime", "openvino")
-PRECISIONS = ("fp32", "fp16", "bf16")
+RUNTIMES = ("onnxruntime", "openvino", "native")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "mixed")
 CPU_PROVIDER = "CPUExecutionProvider"
 # TensorRT hands what it cannot take to CUDA. None of them may hand over to the CPU.
 PROVIDERS: dict[str, tuple[str, ...]] = {
@@ -33,8 +33,19 @@ class Refusal:
 
 
 def installed() -> tuple[str, ...]:
-    """Runtimes that can be imported, without importing them."""
-    return tuple(name for name in RUNTIMES if find_spec(name) is not None)
+    """Runtimes that can be used here, without loading them."""
+    return tuple(name for name in RUNTIMES if not missing(name))
+
+
+def missing(name: str) -> str:
+    """Why a runtime cannot be used here; empty when it can."""
+    if name == "native":
+        if find_spec("rubicc.backends.cpu_gpu.native.engine") is None:
+            return "this rubicc has no native kernels"
+        from rubicc.backends.cpu_gpu.native.engine import available
+
+        return available()
+    return "" if find_spec(name) is not None else f"{name} is not installed"
 
 
 @functools.cache
@@ -114,7 +125,7 @@ def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
-    for name in RUNTIMES:
+    for name in RUNTIMES[:2]:
         try:
             found[name] = version(name)
         except PackageNotFoundError:  # e.g. onnxruntime-gpu provides the module under another name

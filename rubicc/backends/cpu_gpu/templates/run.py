@@ -1,4 +1,5 @@
 """Runs the model in this folder with ONNX Runtime or OpenVINO. Needs numpy and one of the two, nothing else.
+(Where rubicc is installed, its own kernels can run it too: --runtime native.)
 
     python run.py input.npz -o output.npz            arrays by input name in, arrays by output name out
     python run.py --info                             what goes in and out
@@ -77,7 +78,7 @@ def _check_form(data: dict[str, Any]) -> None:
         "sha256": isinstance(data["model"]["sha256"], str),
         "runtime": isinstance(data["runtime"], str) and isinstance(data["precision"], str),
         "runtimes": _are(data["runtimes"], str),
-        "threads": data["threads"] is None or (_size(data["threads"]) and data["threads"] <= 1024),
+        "threads": all(n is None or (_size(n) and n <= 1024) for n in (data["threads"], data.get("streams"))),
         "batch": _size(data["batch"]),
         "inputs": all(_is_tensor(spec) for spec in [*data["inputs"], *data["outputs"]]),
         "onnxruntime": _are(ort["providers"], str) and ort["graph_optimization_level"] in LEVELS,
@@ -279,12 +280,35 @@ class OpenVinoEngine:
         return key
 
 
+def native_engine(model: bytes, data: dict[str, Any], threads: int, streams: int) -> Any:
+    """rubicc's own kernels, compiled on this machine; they come with rubicc, not with an artefact."""
+    others = [name for name in data["runtimes"] if name != "native"]
+    way = f"install rubicc and a C++ compiler{', or use --runtime ' + others[0] if others else ''}"
+    try:
+        from rubicc.backends.cpu_gpu.native.engine import NativeEngine
+    except ImportError as err:
+        what = f"runtime native needs rubicc, which cannot be imported: {err}"
+        raise ArtefactError("missing", "RUB-CPU-009", what, way) from err
+    try:
+        return NativeEngine(model, data, threads, streams)
+    except ArtefactError:
+        raise
+    except Exception as err:
+        kind = "missing" if getattr(err, "exit_code", 0) == EXIT["missing"] else "failed"
+        what = getattr(err, "what", "") or f"the native runtime refuses the model: {first_line(err)}"
+        raise ArtefactError(kind, getattr(err, "code", "RUB-CPU-008"), what, way) from err
+
+
 PACKAGES = {
     "CUDAExecutionProvider": "needs an NVIDIA GPU, driver, CUDA, cuDNN and `pip install onnxruntime-gpu`",
     "TensorrtExecutionProvider": "needs an NVIDIA GPU, TensorRT and `pip install onnxruntime-gpu`",
     "MIGraphXExecutionProvider": "needs an AMD GPU with ROCm and `pip install onnxruntime-migraphx`",
 }
-ENGINES: dict[str, Any] = {"onnxruntime": OrtEngine, "openvino": OpenVinoEngine}
+ENGINES: dict[str, Any] = {"onnxruntime": OrtEngine, "openvino": OpenVinoEngine, "native": native_engine}
+
+
+def _start(name: str, model: bytes, data: dict[str, Any], threads: int, streams: int) -> Any:
+    return ENGINES[name](model, data, threads, streams)
 
 
 class Model:
@@ -297,7 +321,12 @@ class Model:
     """
 
     def __init__(
-        self, folder: Path, runtime: str | None = None, threads: int | None = None, streams: int | None = 1
+        self,
+        folder: Path,
+        runtime: str | None = None,
+        threads: int | None = None,
+        streams: int | None = 1,
+        start: Any = None,
     ) -> None:
         data = read_description(folder)
         self.description = data
@@ -306,7 +335,7 @@ class Model:
         self.meta: dict[str, Any] | None = data["meta"]
         self.runtime = runtime or data["runtime"]
         self.threads = threads or data["threads"] or cores()
-        self.streams = self.threads if streams is None else streams
+        self.streams = (data.get("streams") or self.threads) if streams is None else streams
         self._names = [spec["name"] for spec in self.outputs]
         if self.runtime not in ENGINES:
             raise ArtefactError(
@@ -318,7 +347,9 @@ class Model:
             )
         if self.threads < 1 or self.streams < 1:
             raise ArtefactError("input", "RUB-CPU-020", "threads and streams must be at least 1")
-        self._engine = ENGINES[self.runtime](read_model(folder, data), data, self.threads, self.streams)
+        self._engine = (start or _start)(
+            self.runtime, read_model(folder, data), data, self.threads, self.streams
+        )
         for specs, names in zip((self.inputs, self.outputs), self._engine.names(), strict=True):
             said = [spec["name"] for spec in specs]
             if len(said) != len(names) or any(a not in b for a, b in zip(said, names, strict=True)):

@@ -1,0 +1,126 @@
+"""Successive halving by measured speed: who is fastest, of those that are accurate enough.
+
+All contestants take turns for a short while, the slower half leaves, and the rest is measured longer. Nobody
+gets past a round without being judged accurate enough, fastest first, so a fast and wrong contestant neither
+wins nor takes the place of a right one. At the end, whoever cannot be told from the fastest (below 5 %, or
+middle halves that overlap) competes by ``rank`` instead: the simpler one wins.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rubicc.backends.base import Judgement
+from rubicc.evidence import measure
+
+HALVING_ROUNDS, FINAL_ROUNDS, FINALISTS = 2, 3, 2
+
+
+@dataclass(eq=False)
+class Contestant:
+    """One way to run a model.
+
+    Attributes:
+        name: unique in its contest.
+        rank: simpler ones are smaller.
+        call: one round of work on ``items`` batch items.
+        judge: whether its outputs are right; asked at most once, and only if it is fast enough to matter.
+        leave: called when it is out of the contest.
+    """
+
+    name: str
+    rank: tuple[Any, ...]
+    call: Callable[[], object]
+    items: int
+    judge: Callable[[], Judgement]
+    leave: Callable[[], None] = lambda: None
+
+
+@dataclass
+class Result:
+    """How a contest ended.
+
+    Attributes:
+        winner: ``None`` when nobody was accurate enough.
+        reason: why this one.
+        timings: name to seconds per batch item, from the last round each took part in.
+        rejected: name to the limit that was missed.
+        judged: name to what the judge said.
+    """
+
+    winner: Contestant | None
+    reason: str = ""
+    timings: dict[str, measure.Timing] = field(default_factory=dict)
+    rejected: dict[str, str] = field(default_factory=dict)
+    judged: dict[str, Judgement] = field(default_factory=dict)
+
+
+def contest(contestants: Sequence[Contestant], seconds: float) -> Result:
+    """Find the fastest accurate contestant.
+
+    Args:
+        seconds: of measuring in all, judging not counted; every round is taken once even when it is over.
+    """
+    result = Result(None)
+    alive = list(contestants)
+    left = seconds
+    while alive:
+        final = len(alive) <= FINALISTS
+        start = time.perf_counter()
+        timings = _measure(alive, left if final else left / 2, FINAL_ROUNDS if final else HALVING_ROUNDS)
+        left = max(0.0, left - (time.perf_counter() - start))
+        result.timings |= timings
+        # A few rounds say most by their minimum; only the final ones have a distribution.
+        alive.sort(key=lambda one: timings[one.name].median if final else timings[one.name].best)
+        kept = _accurate(alive, len(alive) if final else max(FINALISTS, (len(alive) + 1) // 2), result)
+        for one in alive:
+            if one not in kept:
+                one.leave()
+        alive = kept
+        if final:
+            _decide(kept, timings, result)
+            break
+    return result
+
+
+def _measure(alive: Sequence[Contestant], seconds: float, rounds: int) -> dict[str, measure.Timing]:
+    timings = measure.interleave({one.name: one.call for one in alive}, seconds, min_rounds=rounds)
+    return {
+        one.name: measure.Timing(tuple(second / one.items for second in timings[one.name].seconds))
+        for one in alive
+    }
+
+
+def _accurate(ranked: Sequence[Contestant], places: int, result: Result) -> list[Contestant]:
+    """The first ``places`` of ``ranked`` that their judges let pass."""
+    kept: list[Contestant] = []
+    for one in ranked:
+        if len(kept) == places:
+            break
+        if one.name not in result.judged:
+            result.judged[one.name] = one.judge()
+        if result.judged[one.name].holds:
+            kept.append(one)
+        else:
+            result.rejected[one.name] = result.judged[one.name].reason
+    return kept
+
+
+def _decide(finalists: list[Contestant], timings: dict[str, measure.Timing], result: Result) -> None:
+    if not finalists:
+        return
+    best = finalists[0]
+    doubtful = [
+        one for one in finalists if measure.compare(timings[best.name], timings[one.name]) == "UNSURE"
+    ]
+    result.winner = min(doubtful, key=lambda one: one.rank)
+    if result.winner is best:
+        result.reason = "fastest by measurement" if len(result.timings) > 1 else "the only one"
+    else:
+        result.reason = f"no difference beyond the noise to {best.name}: the simpler one by rule"
+    for one in finalists:
+        if one is not result.winner:
+            one.leave()

@@ -1,0 +1,70 @@
+"""From settings to a prepared graph and a plan; whatever the settings leave open is settled here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rubicc.driver.calibration import QUANTISING, calibration_of
+from rubicc.driver.inputs import ProofInputs
+from rubicc.driver.proof import SourceGate
+from rubicc.settings import KEYS, Settings
+
+if TYPE_CHECKING:
+    from rubicc.backends.base import Prepared
+    from rubicc.driver.compile import Build
+
+
+def given_options(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Options by pass id, full names."""
+    from rubicc.passes.manager import parse_overrides
+
+    flat = {f"passes.{p}.{o}": v for p, options in settings.passes.items() for o, v in options.items()}
+    return parse_overrides(flat)
+
+
+def planned(build: Build, inputs: ProofInputs) -> Prepared:
+    """Prepare and plan; afterwards the settings say what was chosen where they left something open.
+
+    Raises:
+        RubiccError: as the backend's ``prepare`` and ``plan``.
+    """
+    settings = build.settings
+    calibration = calibration_of(build, inputs)
+    cache = {"inputs": inputs.digest(), "calib": calibration.sha256, "limits": asdict(settings.max_gap)}
+    asked: dict[str, Any] = {
+        "runtime": settings.runtime,
+        "threads": settings.threads,
+        "batch": settings.batch,
+        "streams": settings.streams,
+        "seconds": settings.tune,
+        "objective": settings.objective,
+        "gate": SourceGate(inputs.cases, build.source_outputs, build.limits, build.graph.meta),
+        "cache": cache | {"passes": given_options(settings)} if settings.cache else None,
+    }
+    build.fp32 = build.graph
+    prepared = build.backend.prepare(
+        build.graph,
+        build.target,
+        precision=settings.precision,
+        layout=settings.layout,
+        feeds=next(iter(inputs.cases.values())),
+        calib=calibration.feeds,
+        max_gap=settings.max_gap,
+        options=given_options(settings),
+        **asked,
+    )
+    build.graph = prepared.graph
+    chosen = {"precision": settings.precision, "layout": settings.layout, **prepared.chosen}
+    passes = {**settings.passes, **chosen.pop("passes", {})}
+    build.plan = build.backend.plan(build.graph, build.target, **(asked | chosen))
+    if build.plan.resolved().get("precision") in QUANTISING:
+        build.calibration_sha256 = calibration.sha256
+        build.decisions += calibration.decisions
+    # Some targets resolve less than others.
+    found = {key: value for key, value in build.plan.resolved().items() if key in KEYS}
+    changed = {key: value for key, value in found.items() if value != getattr(settings, key)}
+    if passes != dict(settings.passes):
+        changed["passes"] = passes
+    build.settings = settings.with_values("measured", **changed)
+    return prepared
