@@ -35,6 +35,7 @@ _TABLE: dict[str, str] = {
     "cleanup.lift-constants": "rubicc.passes.cleanup.lift_constants",
     "cleanup.merge-transposes": "rubicc.passes.cleanup.merge_transposes",
     "cleanup.name-nodes": "rubicc.passes.cleanup.name_nodes",
+    "layout.polyphase": "rubicc.passes.layout.polyphase",
     "lower.expand-quant": "rubicc.passes.lower.expand_quant",
     "lower.to-fp16": "rubicc.passes.lower.to_fp16",
 }

@@ -1,0 +1,1 @@
+"""Layout passes: the same function on tensors arranged as the hardware likes them."""
