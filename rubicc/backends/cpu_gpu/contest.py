@@ -2,8 +2,8 @@
 
 All contestants take turns for a short while, the slower half leaves, and the rest is measured longer. Nobody
 gets past a round without being judged accurate enough, fastest first, so a fast and wrong contestant neither
-wins nor takes the place of a right one. At the end, whoever cannot be told from the fastest (below 5 %, or
-middle halves that overlap) competes by ``rank`` instead: the simpler one wins.
+wins nor takes the place of a right one. Whoever cannot be told from the fastest (below 5 %, at the end also
+middle halves that overlap) competes by ``rank`` instead: the simpler one stays.
 """
 
 from __future__ import annotations
@@ -73,8 +73,7 @@ def contest(contestants: Sequence[Contestant], seconds: float) -> Result:
         timings = _measure(alive, left if final else left / 2, FINAL_ROUNDS if final else HALVING_ROUNDS)
         left = max(0.0, left - (time.perf_counter() - start))
         result.timings |= timings
-        # A few rounds say most by their minimum; only the final ones have a distribution.
-        alive.sort(key=lambda one: timings[one.name].median if final else timings[one.name].best)
+        alive = _final_order(alive, timings) if final else _order(alive, timings)
         kept = _accurate(alive, len(alive) if final else max(FINALISTS, (len(alive) + 1) // 2), result)
         for one in alive:
             if one not in kept:
@@ -92,6 +91,17 @@ def _measure(alive: Sequence[Contestant], seconds: float, rounds: int) -> dict[s
         one.name: measure.Timing(tuple(second / one.items for second in timings[one.name].seconds))
         for one in alive
     }
+
+
+def _order(alive: Sequence[Contestant], timings: dict[str, measure.Timing]) -> list[Contestant]:
+    """Fastest first by the minimum, which says most of few rounds; among those near it the simpler first."""
+    near = min(timings[one.name].best for one in alive) * (1.0 + measure.SMALLEST_DIFFERENCE)
+    times = {one.name: timings[one.name].best for one in alive}
+    return sorted(alive, key=lambda one: (times[one.name] if times[one.name] > near else 0.0, one.rank))
+
+
+def _final_order(alive: Sequence[Contestant], timings: dict[str, measure.Timing]) -> list[Contestant]:
+    return sorted(alive, key=lambda one: timings[one.name].median)
 
 
 def _accurate(ranked: Sequence[Contestant], places: int, result: Result) -> list[Contestant]:
