@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 OUT    ?= demo-out
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test test-all lint format typecheck package clean
+.PHONY: demo test test-all lint format typecheck package bench-cpu bench-gpu clean
 
 # torch comes first and alone: its pin then decides what every later requirement resolves to.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -37,6 +37,12 @@ typecheck: $(VENV)/.installed-dev
 
 package: $(VENV)/.installed-dev  ## wheel and sdist, installed into an empty environment and used there
 	$(BIN)/python -m pytest -m packaging
+
+bench-cpu: $(VENV)/.installed  ## every network in every engine of this CPU, in turns; about half an hour
+	$(BIN)/python benchmarks/cpu_table.py $(BENCH)
+
+bench-gpu: $(VENV)/.installed  ## the same artefacts on a GPU; says what is missing where there is none
+	$(BIN)/python benchmarks/gpu_table.py $(BENCH)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

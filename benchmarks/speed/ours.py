@@ -1,0 +1,108 @@
+"""Our artefacts: compiled through the public API, opened as a user opens them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speed.baselines import Engine, Precision, Refused, quiet
+from speed.networks import Arrays, Case
+
+COMPUTED_IN: dict[str, Precision] = {"fp32": "fp32", "fp16": "fp32", "bf16": "bf16"}  # others: int8
+
+
+def compiled(case: Case, precision: str, out: Path, tune: float, threads: int) -> tuple[Path, float]:
+    """``rubicc.compile`` for the table's batch and length; an artefact already there is used again.
+
+    Returns:
+        The folder, and the seconds it took (0 when it was there).
+
+    Raises:
+        Refused: with rubicc's own words.
+    """
+    import rubicc
+    from rubicc.errors import RubiccError
+
+    if (out / "manifest.json").is_file():
+        return out, 0.0
+    flags: dict[str, Any] = {
+        "target": "cpu",
+        "precision": precision,
+        "batch": case.network.batch,
+        "tune": tune,
+        "threads": threads,
+    }
+    if precision in ("int8", "mixed", "auto"):
+        flags["calib"] = case.calib_path
+    start = time.perf_counter()
+    try:
+        with quiet():
+            rubicc.compile(case.path, out=out, **flags)
+    except RubiccError as err:
+        raise Refused(str(err).splitlines()[0][:300]) from err
+    except Exception as err:  # a fault of ours must not cost the other engines' rows
+        raise Refused(f"FAULT {type(err).__name__}: {err}"[:300]) from err
+    return out, time.perf_counter() - start
+
+
+def opened(case: Case, folder: Path, threads: int) -> list[Engine]:
+    """The artefact as recorded; where that is several streams, also with one.
+
+    Streams cut the batch: every engine of the table is given the same arrays and returns them whole.
+    """
+    import rubicc
+    from rubicc.errors import RubiccError
+
+    engines = []
+    streams: int | None = None
+    while True:
+        start = time.perf_counter()
+        try:
+            session = rubicc.load(folder, threads=threads, streams=streams)
+            run = _caller(session)
+            run(case.feeds)
+        except RubiccError as err:
+            raise Refused(str(err).splitlines()[0][:300]) from err
+        engine = Engine(run, _precision(session.description), _detail(session), time.perf_counter() - start)
+        engines.append(engine)
+        if session.streams == 1:
+            return engines
+        streams = 1
+
+
+def _caller(session: Any) -> Callable[[Arrays], list[np.ndarray]]:
+    names = [spec.name for spec in session.outputs]
+
+    def run(feeds: Arrays) -> list[np.ndarray]:
+        made = session.run_split(feeds)
+        return [made[name] for name in names]
+
+    return run
+
+
+def _precision(description: dict[str, Any]) -> Precision:
+    return COMPUTED_IN.get(str(description["precision"]), "int8")
+
+
+def _detail(session: Any) -> str:
+    said = session.description
+    layout = said.get("layout") or "plain"
+    streams = f"{session.streams} stream" + "s" * (session.streams != 1)
+    return f"{said['precision']} {session.runtime} {layout} {streams}"
+
+
+def with_compile_time(engine: Engine, seconds: float) -> Engine:
+    """The engine, saying how long ``rubicc compile`` took."""
+    return replace(engine, detail=f"{engine.detail}, compiled in {seconds:.0f} s") if seconds else engine
+
+
+def recorded(folder: Path) -> str:
+    """``precision runtime layout`` of an artefact."""
+    said = json.loads((folder / "cpu_gpu" / "runtime.json").read_text(encoding="utf-8"))
+    return f"{said['precision']} {said['runtime']} {said.get('layout') or 'plain'}"

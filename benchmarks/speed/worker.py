@@ -1,0 +1,228 @@
+"""One network in all engines, in one process."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speed import baselines, networks, ours, results
+from speed.baselines import Engine, Precision, Refused
+from speed.networks import Case
+from speed.peaks import peaks
+from speed.turns import in_turns
+
+COMPARED = 2**24  # output values: of larger arrays the first item of the batch is compared
+PROBES = 3
+F32 = {"INFERENCE_PRECISION_HINT": "f32"}
+
+
+def network(name: str, args: argparse.Namespace) -> results.NetworkResult:
+    """Build every engine, let them take turns, compare their outputs with torch's."""
+    case = networks.make(networks.NETWORKS[name], args.work)
+    bench = _Bench(case, args)
+    bench.build()
+    return bench.measure(args.rounds)
+
+
+def identities(args: argparse.Namespace) -> list[results.Identity]:
+    """Artefacts compiled as users do, for calling rather than for the table's batch."""
+    import rubicc
+    from rubicc.errors import RubiccError
+    from speed.identity import identities as found
+
+    def compile_model(model: Path, arch: str, precision: str, calib: Path) -> Path:
+        out = args.work / f"{model.stem}-{precision}"
+        flags = {"calib": calib} if precision != "fp32" else {}
+        try:
+            if not (out / "manifest.json").is_file():
+                rubicc.compile(
+                    model,
+                    out=out,
+                    target="cpu",
+                    precision=precision,
+                    arch=arch or None,
+                    tune=args.tune,
+                    **flags,
+                )
+        except RubiccError as err:
+            raise Refused(str(err).splitlines()[0][:300]) from err
+        return out
+
+    return found(compile_model, args.work)
+
+
+class _Bench:
+    """Engines by name, and the refusals of those that are none."""
+
+    def __init__(self, case: Case, args: argparse.Namespace) -> None:
+        self.case, self.home, self.threads = case, args.work, args.threads
+        self.tune, self.precisions = args.tune, args.ours
+        self.engines: dict[str, Engine] = {}
+        self.refused: dict[str, str] = {}
+
+    def build(self) -> None:
+        """Every engine, ours first: its compiler wants the machine for itself."""
+        self._ours()
+        self._add("torch", lambda: baselines.torch_eager(self.case))
+        self._add("compile", lambda: baselines.torch_compiled(self.case))
+        self._runtimes()
+
+    def _add(self, key: str, make: Callable[[], Engine]) -> None:
+        start = time.perf_counter()
+        try:
+            self.engines[key] = make()
+        except Refused as err:
+            self.refused[key] = str(err)
+        said = self.refused.get(key, "ready")
+        print(f"  {key}: {said} ({time.perf_counter() - start:.1f} s)", file=sys.stderr, flush=True)
+
+    def _ours(self) -> None:
+        for precision in dict.fromkeys(["fp32", *self.precisions]):
+            name = self.case.network.name
+            try:
+                out, seconds = ours.compiled(
+                    self.case, precision, self.home / f"{name}-{precision}", self.tune, self.threads
+                )
+                found = ours.opened(self.case, out, self.threads)
+            except Refused as err:
+                self.refused[f"ours {precision}"] = str(err)
+                print(f"  ours {precision}: {err}", file=sys.stderr, flush=True)
+                continue
+            for index, engine in enumerate(found):
+                self.engines[f"ours {precision} {index}"] = ours.with_compile_time(engine, seconds)
+                print(f"  ours {precision}: {engine.detail} ({seconds:.1f} s)", file=sys.stderr, flush=True)
+
+    def _runtimes(self) -> None:
+        files = self._exports()
+        if not files:
+            return
+        case, threads = self.case, self.threads
+        self._fastest("ort32", files, lambda path, said: baselines.ort(case, path, "fp32", threads, said))
+        self._fastest(
+            "ov32", files, lambda path, said: baselines.openvino(case, path, "fp32", threads, F32, said)
+        )
+        self._fastest(
+            "ov", files, lambda path, said: baselines.openvino(case, path, "bf16", threads, None, said)
+        )
+        plain = next(iter(files.values()))
+        how = case.network.quantise
+        try:
+            path = baselines.quantised(case, plain, self.home / f"{case.network.name}-{how}.onnx", how)
+        except Refused as err:
+            self.refused |= dict.fromkeys(("ort8", "ov8"), f"ONNX Runtime's quantiser: {err}")
+            return
+        layers = baselines.integer_layers(path)
+        precision: Precision = "int8" if "stays" not in layers else "fp32"
+        self._add("ort8", lambda: baselines.ort(case, path, precision, threads, f"{how}: {layers}"))
+        # OpenVINO multiplies weights of dynamically quantised files in float: bf16 is its default.
+        rest: Precision = "bf16" if how == "dynamic" else "int8"
+        self._add("ov8", lambda: baselines.openvino(case, path, rest, threads, None, f"{how}: {layers}"))
+
+    def _exports(self) -> dict[str, Path]:
+        """The network as torch's two exporters write it."""
+        files: dict[str, Path] = {}
+        for title, dynamo in (("dynamo", True), ("TorchScript", False)):
+            path = self.home / f"{self.case.network.name}-{title}.onnx"
+            try:
+                files[title] = baselines.export(self.case, path, dynamo=dynamo)
+            except Refused as err:
+                self.refused[f"export {title}"] = str(err)
+        if not files:
+            columns = ("ort32", "ort8", "ov32", "ov", "ov8")
+            self.refused |= dict.fromkeys(columns, f"torch.onnx.export: {next(iter(self.refused.values()))}")
+        return files
+
+    def _fastest(self, key: str, files: Mapping[str, Path], make: Callable[[Path, str], Engine]) -> None:
+        """Of the exported files the one that this runtime runs fastest."""
+
+        def best() -> Engine:
+            found: dict[float, Engine] = {}
+            reasons: list[str] = []
+            for title, path in files.items():
+                try:
+                    engine = make(path, f"torch.onnx {title}")
+                except Refused as err:
+                    reasons.append(f"{title}: {err}")
+                    continue
+                found[self._probe(engine)] = engine
+            if not found:
+                raise Refused("; ".join(reasons))
+            return found[min(found)]
+
+        self._add(key, best)
+
+    def _probe(self, engine: Engine) -> float:
+        times = []
+        for _ in range(PROBES):
+            start = time.perf_counter()
+            engine.run(self.case.feeds)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    def measure(self, rounds: int) -> results.NetworkResult:
+        """Engines and peaks in the same turns."""
+        case = self.case
+        dense = {peak.name: peak for peak in peaks(self.threads)}
+        calls: dict[str, Callable[[], object]] = {
+            key: (lambda engine=engine: engine.run(case.feeds)) for key, engine in self.engines.items()
+        }
+        timings = in_turns(calls | {name: peak.run for name, peak in dense.items()}, rounds)
+        rows = {key: self._row(key, engine, timings[key]) for key, engine in self.engines.items()}
+        mine = [row for key, row in rows.items() if key.startswith("ours fp32")]
+        others = [row for key, row in rows.items() if key.startswith("ours") and row not in mine]
+        table = [rows.get(key) or self._absent(key) for key in list(results.COLUMNS)[:-2]]
+        exact = results.choose_best(mine)
+        table.append(replace(exact, column="ours32") if exact else self._absent("ours32", "ours fp32"))
+        # The best precision is fp32 itself where nothing is faster; a precision that was refused is said.
+        best = results.choose_best([*others, *mine])
+        said = [f"{key.removeprefix('ours ')} refused: {why}" for key, why in self._refusals()]
+        if best is not None and said:
+            best = replace(best, detail="; ".join([best.detail, *said]))
+        table.append(best or self._absent("best", "ours fp32"))
+        return results.NetworkResult(
+            name=case.network.name,
+            shape=" + ".join(f"{k} {'x'.join(map(str, v.shape))}" for k, v in case.feeds.items()),
+            unit=case.network.unit,
+            positions=case.network.positions,
+            macs=case.macs,
+            rows=tuple(table),
+            peaks=tuple(
+                results.PeakRow(p.name, p.precision, p.macs, timings[p.name]) for p in dense.values()
+            ),
+            others=tuple(row for row in [*mine, *others] if len(mine + others) > 2),
+            notes=case.notes,
+        )
+
+    def _refusals(self) -> list[tuple[str, str]]:
+        return [(key, why) for key, why in self.refused.items() if key.startswith("ours")]
+
+    def _absent(self, column: str, key: str = "") -> results.Row:
+        return results.Row(column, refused=self.refused.get(key or column, "not built"))
+
+    def _row(self, key: str, engine: Engine, timing: Any) -> results.Row:
+        from rubicc.evidence.gaps import gap
+
+        found = gap(_part(self._reference()), _part(engine.run(self.case.feeds)[0]))
+        return results.Row(
+            column=key,
+            precision=engine.precision,
+            detail=engine.detail,
+            timing=timing,
+            snr_db=found.snr_db,
+            agreement=found.argmax_agreement,
+            load_seconds=engine.load_seconds,
+        )
+
+    def _reference(self) -> np.ndarray:
+        return self.engines["torch"].run(self.case.feeds)[0]
+
+
+def _part(array: np.ndarray) -> np.ndarray:
+    return array if array.size <= COMPARED else array[:1]
