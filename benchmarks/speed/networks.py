@@ -203,7 +203,8 @@ def _reads(data: Path | None, seed: int) -> tuple[Any, ...]:
 def _write_calibration(path: Path, network: Network, batches: list[Arrays], data: Path | None) -> None:
     """What ``--calib`` reads where there is no real data: simulated reads, or arrays by input name."""
     if network.unit == "tokens":
-        np.savez(path, **{name: np.concatenate([b[name] for b in batches]) for name in batches[0]})
+        arrays: dict[str, Any] = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+        np.savez(path, **arrays)
     elif data is None:
         from rubicc.genomics.simulate import simulate_reads, write_reads
 

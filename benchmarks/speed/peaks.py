@@ -1,4 +1,4 @@
-"""What this machine can compute: the fastest dense kernels at hand, timed in the same turns as the networks."""
+"""What this machine can compute: dense kernels, timed in the same turns as the networks."""
 
 from __future__ import annotations
 

@@ -121,5 +121,5 @@ def goals(judged: Sequence[Judged]) -> str:
         digits = 4 if goal.way == "at most" else 2
         value = "" if goal.value is None else f"{goal.value:.{digits}f}"
         rows.append([goal.what, f"{goal.way} {goal.limit:g}", value, goal.verdict])
-    rule = "UNSURE: within 5 % of the limit, or the middle halves of both timings allow either answer."
+    rule = "UNSURE: within 5 % of the limit, or the middle halves of both timings allow both answers."
     return f"{aligned(rows)}\n{rule}"

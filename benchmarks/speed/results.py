@@ -162,7 +162,7 @@ def fraction(row: Row, macs: int, peak: PeakRow) -> Span:
 def judge(span: Span | None, limit: float) -> Verdict:
     """Whether a measured ratio reaches ``limit``.
 
-    UNSURE where the ratio is within 5 % of it, or where the middle halves of both timings allow either answer.
+    UNSURE where the ratio is within 5 % of it, or where the middle halves of both timings allow both answers.
     """
     if span is None:
         return "not measured"
@@ -208,14 +208,14 @@ def _ratio_target(
         fastest = min(found, key=lambda timing: timing.median, default=None)
         if fastest is not None and ours.timing is not None:
             span = ratio(ours.timing, fastest)
-    return Judged(what, "at least", limit, span and span.middle, judge(span, limit))
+    return Judged(what, "at least", limit, span.middle if span else None, judge(span, limit))
 
 
 def _peak_target(network: NetworkResult | None) -> Judged:
     what = "rubicall-fp: ours best, share of the measured int8 convolution peak"
     row, peak = (network.row("best"), network.peak("int8")) if network is not None else (None, None)
     span = fraction(row, network.macs, peak) if network and row and peak else None
-    return Judged(what, "at least", INT8_FRACTION, span and span.middle, judge(span, INT8_FRACTION))
+    return Judged(what, "at least", INT8_FRACTION, span.middle if span else None, judge(span, INT8_FRACTION))
 
 
 def _identity_target(identity: Identity) -> Judged:

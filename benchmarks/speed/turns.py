@@ -1,4 +1,4 @@
-"""Timing in turns: every engine gets the machine in the same rotation, and its neighbours time to fall asleep."""
+"""Timing in turns: every engine gets the same share of the machine, after its neighbour fell asleep."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ class _Bench:
         case = self.case
         dense = {peak.name: peak for peak in peaks(self.threads)}
         calls: dict[str, Callable[[], object]] = {
-            key: (lambda engine=engine: engine.run(case.feeds)) for key, engine in self.engines.items()
+            key: partial(engine.run, case.feeds) for key, engine in self.engines.items()
         }
         timings = in_turns(calls | {name: peak.run for name, peak in dense.items()}, rounds)
         rows = {key: self._row(key, engine, timings[key]) for key, engine in self.engines.items()}
