@@ -72,6 +72,17 @@ def test_in_doubt_the_simpler_one_wins() -> None:
     assert clear.winner is not None and clear.winner.name == "complicated"
 
 
+def test_the_simplest_is_sent_away_early_only_where_it_is_clearly_slower() -> None:
+    log = Log()
+    near = [log.one(f"c{i}", 2.0, rank=1 + i) for i in range(7)]
+    contest([*near, log.one("simple", 2.3, rank=0)], 0.4)
+    final = min(log.calls[one.name] for one in near)
+    assert log.calls["simple"] > final, "it took part in the final"
+    contest([*near, log.one("slow and simple", 6, rank=0)], 0.4)
+    assert log.calls["slow and simple"] <= log.calls["c0"]
+    assert "slow and simple" in log.left
+
+
 def test_times_are_per_item() -> None:
     log = Log()
     result = contest([log.one("one by one", 2, items=1), log.one("eight at once", 6, items=8)], 0.2)

@@ -16,7 +16,8 @@ from typing import Any
 from rubicc.backends.base import Judgement
 from rubicc.evidence import measure
 
-HALVING_ROUNDS, FINAL_ROUNDS, FINALISTS = 2, 3, 2
+HALVING_ROUNDS, FINAL_ROUNDS, FINALISTS = 2, 3, 3
+SIMPLEST_STAYS = 1.25  # times the fastest: few rounds say too little to send the simplest one away
 
 
 @dataclass(eq=False)
@@ -74,7 +75,10 @@ def contest(contestants: Sequence[Contestant], seconds: float) -> Result:
         left = max(0.0, left - (time.perf_counter() - start))
         result.timings |= timings
         alive = _final_order(alive, timings) if final else _order(alive, timings)
-        kept = _accurate(alive, len(alive) if final else max(FINALISTS, (len(alive) + 1) // 2), result)
+        if not final:
+            _protect_simplest(alive, timings)
+        places = len(alive) if final else max(FINALISTS, (len(alive) + 1) // 2)
+        kept = _accurate(alive, places, result)
         for one in alive:
             if one not in kept:
                 one.leave()
@@ -98,6 +102,15 @@ def _order(alive: Sequence[Contestant], timings: dict[str, measure.Timing]) -> l
     near = min(timings[one.name].best for one in alive) * (1.0 + measure.SMALLEST_DIFFERENCE)
     times = {one.name: timings[one.name].best for one in alive}
     return sorted(alive, key=lambda one: (times[one.name] if times[one.name] > near else 0.0, one.rank))
+
+
+def _protect_simplest(alive: list[Contestant], timings: dict[str, measure.Timing]) -> None:
+    """Move the simplest one to the front unless it is clearly slower, so that it is there at the end."""
+    simplest = min(alive, key=lambda one: one.rank)
+    fastest = min(timings[one.name].best for one in alive)
+    if timings[simplest.name].best <= SIMPLEST_STAYS * fastest:
+        alive.remove(simplest)
+        alive.insert(0, simplest)
 
 
 def _final_order(alive: Sequence[Contestant], timings: dict[str, measure.Timing]) -> list[Contestant]:

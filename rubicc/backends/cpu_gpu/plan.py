@@ -14,11 +14,12 @@ import numpy as np
 
 from rubicc.backends.base import Gate, Prepared, Target
 from rubicc.backends.cpu_gpu import description, engines, runtimes
+from rubicc.backends.cpu_gpu.arena import SECONDS, Ask
 from rubicc.backends.cpu_gpu.description import CpuGpuPlan
 from rubicc.backends.cpu_gpu.forms import LAYOUT_ORDER, Form, Maker, draft
 from rubicc.backends.cpu_gpu.runtimes import PRECISIONS, RUNTIMES
 from rubicc.backends.cpu_gpu.templates import run as runner
-from rubicc.backends.cpu_gpu.tune import SECONDS, Ask, Tuned, tune
+from rubicc.backends.cpu_gpu.tune import Tuned, tune
 from rubicc.errors import ToolMissing, Unsupported, UsageError, VerificationFailed
 from rubicc.evidence.decision import Decision
 from rubicc.ir.graph import Graph

@@ -21,12 +21,21 @@ from rubicc.evidence.gaps import DEFAULT_SNR
 from rubicc.ir.graph import Graph
 from rubicc.passes.manager import run_pipeline
 from rubicc.passes.pipelines import Step
-from rubicc.passes.registry import get, ids
+from rubicc.passes.registry import get
 from rubicc.quantities import MaxGap
 
 INTEGER = ("int8", "mixed")
 LAYOUT_PASS, QDQ_PASS = "layout.polyphase", "quantize.to-qdq"
 Arrays = Mapping[str, np.ndarray]
+LAYOUT: tuple[Step, ...] = (
+    Step("cleanup.lift-constants", "the layout looks for weights among the initializers"),
+    Step("cleanup.infer-shapes", "it plans from the shapes of convolutions"),
+    Step(LAYOUT_PASS, "the layout asked for, or one of those that are measured"),
+    Step("cleanup.deduplicate", "neighbouring regions compute the same lengths"),
+    Step("cleanup.eliminate-dead", "weights in their old order are no longer used"),
+    Step("cleanup.infer-shapes", "rewritten nodes get shapes before a backend plans from them"),
+    Step("cleanup.name-nodes", "names follow the final nodes and their provenance"),
+)
 
 
 @dataclass(frozen=True)
@@ -98,8 +107,9 @@ def choose(
         UsageError: an impossible combination (RUB-CPU-020).
         RubiccError: as :func:`prepare` and :func:`rubicc.backends.cpu_gpu.tune.tune`.
     """
+    from rubicc.backends.cpu_gpu.arena import Ask
     from rubicc.backends.cpu_gpu.plan import possible
-    from rubicc.backends.cpu_gpu.tune import Ask, tune
+    from rubicc.backends.cpu_gpu.tune import tune
 
     possible(target, runtime, precision, layout, threads, batch, streams)
     made = Material(graph, quantise_outputs=runtime == "onnxruntime", **material)
@@ -134,15 +144,15 @@ def forms_of(made: Material, target: Target, precision: str, layout: str, runtim
 
 def layouts_of(graph: Graph) -> list[tuple[tuple[str, Any], ...]]:
     """Options of the polyphase layout worth measuring for this graph; empty where it has nothing to do."""
-    if LAYOUT_PASS not in ids():
-        return []
-    from rubicc.passes.layout.polyphase import candidates
+    from rubicc.passes.layout import polyphase
 
     default = get(LAYOUT_PASS).Options()
-    return [
-        tuple(sorted((f.name, v) for f in fields(o) if (v := getattr(o, f.name)) != getattr(default, f.name)))
-        for o in candidates(graph)
+    names = [option.name for option in fields(default)]
+    found = [
+        tuple((n, v) for n in sorted(names) if (v := getattr(one, n)) != getattr(default, n))
+        for one in getattr(polyphase, "candidates", lambda _: ())(graph)
     ]
+    return list(dict.fromkeys(found))
 
 
 def build(made: Material, form: Form) -> Prepared:
@@ -158,8 +168,7 @@ def build(made: Material, form: Form) -> Prepared:
         graph, decisions, evidence = _quantised(made, form.precision)
     if form.layout == "polyphase":
         graph = graph.clone()
-        values = dict(form.layout_options)
-        records = run_pipeline(graph, [Step(LAYOUT_PASS, "the layout asked for or chosen", values)])
+        records = run_pipeline(graph, LAYOUT, overrides={LAYOUT_PASS: dict(form.layout_options)})
         decisions += [decision for record in records for decision in record.decisions]
     if quantisers(graph):
         graph, more = expand_quantisers(graph, integer=form.precision in INTEGER)
