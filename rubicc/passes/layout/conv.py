@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx_ir as ir
 
 from rubicc.passes.layout.geometry import operands
+from rubicc.passes.layout.lengths import treats_all_alike
 from rubicc.passes.layout.operands import Fill, Rearrange, rebuilt
 from rubicc.passes.layout.phases import (
     Geometry,
@@ -16,7 +19,7 @@ from rubicc.passes.layout.phases import (
     spread_geometry,
     spread_weight,
 )
-from rubicc.passes.rewrite import Editor
+from rubicc.passes.rewrite import Editor, only_use
 
 
 def fold_conv(edit: Editor, node: ir.Node, geometry: Geometry, phases: int, order: Order) -> None:
@@ -53,9 +56,7 @@ def _set_operands(
         node.replace_input_with(2, rebuilt(edit, bias, node, repeat, repeat))
 
 
-def _set_attributes(
-    node: ir.Node, taps: int, stride: int, dilation: int, before: int, after: int
-) -> None:
+def _set_attributes(node: ir.Node, taps: int, stride: int, dilation: int, before: int, after: int) -> None:
     node.attributes.pop("auto_pad", None)
     for name, values in (
         ("kernel_shape", [taps]),
@@ -64,3 +65,29 @@ def _set_attributes(
         ("pads", [before, after]),
     ):
         node.attributes[name] = ir.AttrInt64s(name, values)
+
+
+def chain_behind(node: ir.Node, within: Collection[ir.Node] | None = None) -> tuple[ir.Value, ir.Node]:
+    """The end of the elementwise chain behind ``node``, which runs on phases as well (inside ``within``).
+
+    Quantisers and activations stay next to the convolution that runtimes fuse them into.
+    """
+    last = node
+    while True:
+        after = only_use(last.outputs[0])
+        if after is None or not treats_all_alike(after) or after.inputs[0] is not last.outputs[0]:
+            return last.outputs[0], last
+        if within is not None and after not in within:
+            return last.outputs[0], last
+        last = after
+
+
+def phase_shapes(node: ir.Node, last: ir.Node, channels: int) -> None:
+    """The values from ``node`` to ``last`` are (N, channels, tau) now."""
+    while True:
+        value = node.outputs[0]
+        batch = value.shape[0] if value.shape is not None else None
+        value.shape = ir.Shape([batch, channels, None])
+        if node is last:
+            return
+        node = next(iter(value.uses())).node

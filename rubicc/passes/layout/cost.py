@@ -1,3 +1,89 @@
+"""A small model of what a convolution costs in each form; it proposes, measuring decides.
+
+Times are nanoseconds per output number on one core, from rates measured on an AVX512-VNNI machine
+(docs/polyphase.md says how). Only their ratios matter.
+"""
+
 from __future__ import annotations
-def best_phases(g, formulation, quantised):
-    return 4 if g.inputs<=16 and g.taps>=(19 if quantised else 10) else 1
+
+from dataclasses import dataclass
+from math import log2
+from typing import Literal
+
+from rubicc.passes.layout.phases import Geometry, fold, macs_per_output, spread_geometry
+
+Formulation = Literal["rows", "gather", "planes"]
+PHASES = (2, 3, 4, 6, 8, 12, 16, 32)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of one form in the runtime it is made for.
+
+    Attributes:
+        speed: GMAC/s of a grouped convolution by input channels of a group.
+        move: nanoseconds per number to bring it into phases or back.
+    """
+
+    speed: tuple[tuple[int, float], ...]
+    move: float
+
+    def rate(self, channels: int) -> float:
+        """GMAC/s at ``channels`` per group, between the measured points in proportion to their logarithm."""
+        low = self.speed[0]
+        for high in self.speed:
+            if channels <= high[0]:
+                if high[0] == low[0]:
+                    return high[1]
+                share = log2(channels / low[0]) / log2(high[0] / low[0])
+                return low[1] + share * (high[1] - low[1])
+            low = high
+        return self.speed[-1][1]
+
+
+# OpenVINO 2026.4 (rows, gather), ONNX Runtime 1.31 (planes, and rows of integers).
+_OPENVINO_FLOAT = ((1, 40), (4, 31), (8, 48), (16, 66), (24, 88), (32, 112), (48, 120), (64, 124))
+_OPENVINO_INTEGER = ((1, 70), (8, 200), (16, 420), (24, 340), (32, 470), (64, 490))
+_ORT_FLOAT = ((1, 10), (4, 19), (8, 36), (16, 57), (32, 74), (64, 90), (128, 96), (256, 105))
+_ORT_INTEGER = ((1, 68), (2, 10), (8, 22), (32, 200), (64, 330), (128, 410))
+RATES: dict[tuple[Formulation, bool], Rates] = {
+    ("rows", False): Rates(_OPENVINO_FLOAT, 0.40),
+    ("rows", True): Rates(_ORT_INTEGER, 0.20),
+    ("gather", False): Rates(_OPENVINO_FLOAT, 0.80),
+    ("gather", True): Rates(_OPENVINO_INTEGER, 0.40),
+    ("planes", False): Rates(_ORT_FLOAT, 1.5),
+    ("planes", True): Rates(_ORT_INTEGER, 0.5),
+}
+
+
+def conv_cost(geometry: Geometry, phases: int, rates: Rates) -> float:
+    """Of the convolution alone, per output number of the original one."""
+    wide = geometry.inputs if phases == 1 else geometry.inputs * fold(geometry, phases).input_phases
+    return macs_per_output(geometry, phases) / rates.rate(wide)
+
+
+def spread_extra(geometry: Geometry, phases: int, rates: Rates) -> float:
+    """What :func:`~rubicc.passes.layout.phases.spread_weight` adds to a convolution, per output number.
+
+    Its product is tall (many outputs of a group for every input), so outputs decide its speed.
+    """
+    to = spread_geometry(geometry, phases)
+    return geometry.inputs * (to.taps - geometry.taps) / rates.rate(to.outputs)
+
+
+def row_cost(geometry: Geometry, phases: int, rates: Rates) -> float:
+    """Convolution and both moves of the channels-last form, per output number."""
+    if phases == 1:
+        return conv_cost(geometry, 1, rates)
+    if geometry.groups == 1:  # nothing moves: frames in a row are channels of one group
+        return conv_cost(geometry, phases, rates)
+    inwards = geometry.inputs * geometry.stride / geometry.outputs
+    return conv_cost(geometry, phases, rates) + rates.move * (1 + inwards)
+
+
+def best_row_phases(
+    geometry: Geometry, formulation: Formulation, quantised: bool, choices: tuple[int, ...] = PHASES
+) -> int:
+    """Phases with the lowest cost in a channels-last form; 1 where the convolution had better stay."""
+    rates = RATES[formulation, quantised]
+    return min((1, *choices), key=lambda phases: row_cost(geometry, phases, rates))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import onnx_ir as ir
 from rubicc.ir.graph import is_quantiser
 from rubicc.passes.layout.geometry import geometry, is_conv1d
 from rubicc.passes.layout.operands import Stays
-from rubicc.passes.rewrite import Editor, constant, is_constant, is_standard
+from rubicc.passes.rewrite import Editor, constant, is_constant, is_standard, rank
 
 UNARY = frozenset(
     {"Relu", "Sigmoid", "Tanh", "Clip", "LeakyRelu", "Elu", "Selu", "Celu", "Erf", "Gelu", "HardSigmoid"}
@@ -24,7 +24,7 @@ BINARY = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu", "Pow"})
 
 @dataclass(frozen=True)
 class Length:
-    """Length of ``root``'s last axis after convolutions: floor((L + excess) / stride) + 1, one after another."""
+    """Length of ``root``'s last axis after convolutions, each floor((L + excess) / stride) + 1."""
 
     root: ir.Value
     steps: tuple[tuple[int, int], ...] = ()
@@ -88,17 +88,47 @@ class LengthNodes:
         attributes = {"start": rank - 1}
         return self._op("Shape", [length.root], like, attributes)
 
+    def exists(self, length: Length, phases: int, like: ir.Node) -> ir.Value:
+        """(1, 1, s*tau) bool: whether a position in phase-major order lies before ``length``."""
+        key = (length, -phases)
+        if key not in self._made:
+            self._made[key] = self._make_exists(length, phases, like)
+        return self._made[key]
+
+    def _make_exists(self, length: Length, phases: int, like: ir.Node) -> ir.Value:
+        if length.number is not None:
+            steps = -(-length.number // phases)
+            order = np.arange(steps * phases).reshape(steps, phases).T.reshape(1, 1, -1)
+            return self._edit.initializer(f"{like.name}_exists", order < length.number, like.graph)
+        whole = self.value(length, like)
+        padded = self._op("Add", [whole, self.missing(length, phases, like)], like)
+        ends = [self._scalar(0, like), self._op("Squeeze", [padded], like, dims=[]), self._scalar(1, like)]
+        time = self._op("Range", ends, like, dims=[None])
+        tall = self._op("Reshape", [time, self.numbers([-1, phases], like)], like, dims=[None, phases])
+        turned = self._op("Transpose", [tall], like, {"perm": [1, 0]}, dims=[phases, None])
+        row = self._op("Reshape", [turned, self.numbers([1, 1, -1], like)], like, dims=[1, 1, None])
+        return self._op("Less", [row, whole], like, dims=[1, 1, None], dtype=ir.DataType.BOOL)
+
+    def _scalar(self, number: int, like: ir.Node) -> ir.Value:
+        return self._edit.initializer(f"{like.name}_number", np.asarray(number, np.int64), like.graph)
+
     def numbers(self, numbers: list[int], like: ir.Node) -> ir.Value:
         """A constant int64 vector."""
         array = np.asarray(numbers, np.int64)
         return self._edit.initializer(f"{like.name}_numbers", array, like.graph)
 
     def _op(
-        self, op: str, inputs: list[ir.Value], like: ir.Node, attributes: dict[str, int] | None = None
+        self,
+        op: str,
+        inputs: list[ir.Value],
+        like: ir.Node,
+        attributes: Mapping[str, object] | None = None,
+        *,
+        dims: Sequence[int | None] = (1,),
+        dtype: ir.DataType = ir.DataType.INT64,
     ) -> ir.Value:
-        made = self._edit.node(
-            op, inputs, like=like, attributes=attributes, shape=ir.Shape([1]), dtype=ir.DataType.INT64
-        )
+        shape = ir.Shape(list(dims))
+        made = self._edit.node(op, inputs, like=like, attributes=attributes, shape=shape, dtype=dtype)
         return made.outputs[0]
 
 
@@ -124,6 +154,15 @@ def treats_all_alike(node: ir.Node) -> bool:
     return False
 
 
+def is_along_channels(node: ir.Node) -> bool:
+    """Whether ``node`` works on the channels of each time step by itself."""
+    if is_standard(node, "BatchNormalization"):
+        return rank(node.inputs[0]) == 3 and not node.attributes.get_int("training_mode", 0)
+    if not is_standard(node, *ALONG_CHANNELS) or any(rank(value) != 3 for value in node.inputs):
+        return False
+    return node.attributes.get_int("axis", -1) in (1, -2)
+
+
 def length_map(graph: ir.Graph) -> dict[ir.Value, Length]:
     """Length of every (N, C, T) value of the main graph, in terms of the value it comes from."""
     found: dict[ir.Value, Length] = {}
@@ -138,13 +177,14 @@ def length_map(graph: ir.Graph) -> dict[ir.Value, Length]:
 
 def _behind(node: ir.Node, found: Mapping[ir.Value, Length]) -> Length | None:
     """Length of the output of ``node`` where it follows from those of its inputs."""
-    if is_conv1d(node) and node.inputs[0] in found:
+    source = node.inputs[0] if node.inputs else None
+    if source is not None and source in found and is_conv1d(node):
         try:
             shape = geometry(node)
         except Stays:
             return None
-        return found[node.inputs[0]].after(shape.excess, shape.stride)
-    if not (is_quantiser(node) or is_standard(node, *UNARY, *BINARY, *ALONG_CHANNELS)):
+        return found[source].after(shape.excess, shape.stride)
+    if not (is_quantiser(node) or is_standard(node, *UNARY, *BINARY) or is_along_channels(node)):
         return None
     computed = [value for value in node.inputs if value is not None and not is_constant(value)]
     if is_quantiser(node) or is_standard(node, *UNARY, "BatchNormalization"):

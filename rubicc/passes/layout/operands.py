@@ -1,7 +1,7 @@
 """Weights and biases of a convolution as they stand in the graph: constant, dequantised or quantised.
 
-The rearranged operand has the same form (integers stay integers, a quantiser stays a quantiser with its scales
-repeated), so that what a runtime or a later pass recognises is still there.
+The rearranged operand has the same form (integers stay integers, a quantiser stays a quantiser with its
+scales repeated), so that what a runtime or a later pass recognises is still there.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def operand(value: ir.Value) -> Operand:
 
 def _zero_of_dequantised(node: ir.Node, source: np.ndarray) -> Fill:
     scale = constant(node.inputs[1])
-    if scale is None or node.attributes.get_int("block_size", 0):
+    if scale is None or node.attributes.get_int("block_size", 0) != 0:
         raise Stays("its weights are scaled by blocks or by computed scales")
     if scale.size > 1 and (scale.ndim != 1 or node.attributes.get_int("axis", 1) % source.ndim != 0):
         raise Stays("its weights are scaled along another axis than the output channels")

@@ -1,8 +1,8 @@
 """The arithmetic of polyphase convolutions: weights, taps and padding. No graphs here.
 
-Time is split as ``t = s * tau + p``; the ``s`` phases ``p`` become channels. A convolution with stride ``a`` and
-``s`` output phases reads ``S = s * a`` input phases: output ``s * tau + p`` takes tap ``j`` from input time
-``S * tau + u`` with ``u = a * p + d * j - before``, that is from phase ``u mod S``, ``u // S`` steps along tau.
+Time is split as ``t = s * tau + p``; the ``s`` phases ``p`` become channels. A convolution with stride ``a``
+and ``s`` output phases reads ``S = s * a`` input phases: output ``s * tau + p`` takes tap ``j`` from input
+time ``S * tau + u`` with ``u = a * p + d * j - before``, that is from phase ``u mod S``, ``u // S`` steps along.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class Folded:
 def fold(geometry: Geometry, phases: int) -> Folded:
     """The folded form of ``geometry``.
 
-    With ``ceil(L / S)`` input steps it gives at least ``ceil(L_out / s)`` output steps for every L, and exactly
-    as many where the convolution keeps the length.
+    With ``ceil(L / S)`` input steps it gives at least ``ceil(L_out / s)`` output steps for every L, and
+    exactly as many where the convolution keeps the length.
     """
     g = geometry
     wide = phases * g.stride
@@ -104,8 +104,8 @@ def fold_weight(
 def spread_geometry(geometry: Geometry, phases: int) -> Geometry:
     """The convolution that reads time as it is and writes ``s`` phases, as :func:`spread_weight` makes it.
 
-    Its stride is ``s * a`` and its kernel spans (s - 1) * a positions more; it gives ceil(L_out / s) steps for
-    every length.
+    Its stride is ``s * a`` and its kernel spans (s - 1) * a positions more; it gives ceil(L_out / s) steps
+    for every length.
     """
     g = geometry
     step = math.gcd(g.dilation, g.stride)

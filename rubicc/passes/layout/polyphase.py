@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-import onnx_ir as ir
 
 from rubicc.ir.graph import MADE_BY_KEY, Graph, source_of
-from rubicc.passes.layout.cost import best_phases
+from rubicc.passes.layout.cost import PHASES, RATES, Formulation, best_row_phases
 from rubicc.passes.layout.geometry import geometry, is_conv1d, is_quantised, operands
 from rubicc.passes.layout.lengths import LengthNodes, length_map
 from rubicc.passes.layout.operands import Stays
+from rubicc.passes.layout.phases import Geometry
+from rubicc.passes.layout.planes import Planes
+from rubicc.passes.layout.regions import best_choice, carried
 from rubicc.passes.layout.rows import fold_in_rows
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor
 
-Formulation = Literal["rows", "gather", "planes"]
+MIN_OPSET = 15  # Shape takes one dimension
 
 
 @register
 class Polyphase(Pass):
-    """drawing"""
+    """Splits time into s phases that become channels, so that grouped convolutions run at full speed.
+
+    ::
+
+        t = s * tau + p            x0 x1 x2 x3 x4 x5 x6 x7        (C, T)
+                                        =>   x0 x4  |  p = 0
+                                             x1 x5  |  p = 1      (C*s, T/s)
+                                             x2 x6  |  p = 2
+                                             x3 x7  |  p = 3
+
+        Conv(8 in, 8 out, k taps) per group   =>   Conv(8s in, 8s out, about k/s + 1 taps) per group
+
+    The sums are the same, some terms are products with an added zero: exact up to the order of summation,
+    and bit for bit on integers. ``rows`` and ``gather`` rewrite every convolution by itself for runtimes that
+    hold channels last; ``planes`` keeps whole regions on phase-major time for those that hold them first.
+    docs/polyphase.md tells what each was measured at.
+    """
 
     id = "layout.polyphase"
     requires = frozenset({"constants-are-initializers", "shapes"})
@@ -29,28 +45,73 @@ class Polyphase(Pass):
 
     @dataclass(frozen=True)
     class Options:
-        """x"""
+        """Options of :class:`Polyphase`.
+
+        Attributes:
+            formulation: ``rows``: channels last, blocks moved by Transpose; ``gather``: the same by Gather;
+                ``planes``: channels first, one transpose at each end of a region.
+            phases: s; 0 chooses it by the model of cost, per convolution (rows, gather) or region (planes).
+            force: fold every convolution over time, also those that are predicted to lose.
+        """
 
         formulation: Formulation = "rows"
         phases: int = 0
+        force: bool = False
+
+        def __post_init__(self) -> None:
+            if self.phases == 1 or not 0 <= self.phases <= 64:
+                raise ValueError(f"phases is {self.phases}, not 0 or 2 to 64")
 
     def run(self, graph: Graph) -> bool:
-        edit = Editor(graph, self.id)
-        known = length_map(graph.ir)
-        nodes = LengthNodes(edit)
-        changed = False
+        """See :class:`Polyphase`."""
+        if graph.opset < MIN_OPSET:
+            self.note("graph", f"operator set {graph.opset} is older than {MIN_OPSET}: no layout change")
+            return False
+        return self._planes(graph) if self.options.formulation == "planes" else self._rows(graph)
+
+    def _rows(self, graph: Graph) -> bool:
+        edit, lengths = Editor(graph, self.id), length_map(graph.ir)
+        made, changed = LengthNodes(edit), False
         for node in list(graph.ir):
             if not is_conv1d(node) or node.metadata_props.get(MADE_BY_KEY) == self.id:
                 continue
             try:
                 shape = geometry(node)
+                phases = self._phases_of(shape, is_quantised(node))
+                if phases == 1:
+                    continue
                 operands(node)
             except Stays as why:
-                self.note(source_of(node), str(why))
+                self.note(source_of(node), f"convolution keeps its layout: {why}")
                 continue
-            phases = self.options.phases or best_phases(shape, self.options.formulation, is_quantised(node))
-            if phases > 1 and shape.taps>1:
-                fold_in_rows(edit, nodes, node, shape, phases, known[node.inputs[0]],
-                    "gather" if self.options.formulation == "gather" else "transpose")
-                changed = True
+            value = node.inputs[0]
+            assert value is not None
+            gather = self.options.formulation == "gather"
+            fold_in_rows(edit, made, node, shape, phases, lengths[value], gather=gather)
+            changed = True
         return changed
+
+    def _phases_of(self, shape: Geometry, quantised: bool) -> int:
+        if shape.taps == 1:
+            return 1
+        if self.options.phases and self.options.force:
+            return self.options.phases
+        choices = (self.options.phases,) if self.options.phases else PHASES
+        best = best_row_phases(shape, self.options.formulation, quantised, choices)
+        return 2 if best == 1 and self.options.force else best
+
+    def _planes(self, graph: Graph) -> bool:
+        edit = Editor(graph, self.id)
+        made, changed = LengthNodes(edit), False
+        phases = (self.options.phases,) if self.options.phases else (2, 4, 8, 16)
+        while True:
+            lengths = length_map(graph.ir)
+            nodes = carried(graph.ir, lengths, self.id)
+            quantised = any(shape is not None and is_quantised(node) for node, shape in nodes.items())
+            choice = best_choice(
+                nodes, lengths, self.id, RATES["planes", quantised], phases, self.options.force
+            )
+            if choice is None:
+                return changed
+            Planes(edit, made, choice.region, choice.phases).rewrite()
+            changed = True

@@ -15,17 +15,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import onnx_ir as ir
 
-from rubicc.passes.layout.conv import fold_conv
-from rubicc.passes.layout.lengths import Length, LengthNodes, treats_all_alike
+from rubicc.passes.layout.conv import chain_behind, fold_conv, phase_shapes
+from rubicc.passes.layout.lengths import Length, LengthNodes
 from rubicc.passes.layout.phases import Geometry, block_moves, fold
 from rubicc.passes.layout.writer import Writer
-from rubicc.passes.rewrite import Editor, only_use
-
-Moves = Literal["transpose", "gather"]
+from rubicc.passes.rewrite import Editor
 
 
 def fold_in_rows(
@@ -35,7 +31,8 @@ def fold_in_rows(
     geometry: Geometry,
     phases: int,
     length: Length,
-    moves: Moves,
+    *,
+    gather: bool,
 ) -> None:
     """Rewrite one convolution; ``length`` is that of its input."""
     value = node.inputs[0]
@@ -44,38 +41,38 @@ def fold_in_rows(
     write = Writer(edit, node, value)
     write.transpose(0, 2, 1)
     if length.number is None or length.number % to.input_phases:
-        write.pad_axis_1(lengths.missing(length, to.input_phases, node))
-    _bring(write, geometry.groups, geometry.inputs, to.input_phases, moves, back=False)
+        write.pad(1, lengths.missing(length, to.input_phases, node))
+    _bring(write, geometry.groups, geometry.inputs, to.input_phases, gather=gather, back=False)
     write.transpose(0, 2, 1)
     fold_conv(edit, node, geometry, phases, "pc")
     node.replace_input_with(0, write.value)
     edit.mark(node)
-    result, last = _behind(node)
+    result, last = chain_behind(node)
     channels = geometry.groups * geometry.outputs
     shown, uses = result.shape, [(use.node, use.idx) for use in result.uses()]
-    _phase_shapes(node, last, channels * phases)
+    phase_shapes(node, last, channels * phases)
     out = Writer(edit, node, result, after=last)
     out.transpose(0, 2, 1)
-    _bring(out, geometry.groups, geometry.outputs, phases, moves, back=True)
+    _bring(out, geometry.groups, geometry.outputs, phases, gather=gather, back=True)
     then = length.after(geometry.excess, geometry.stride)
     if not _fits(length, then, geometry, phases):
-        out.slice_axis_1(lengths, then, node)
+        out.crop(1, lengths, then)
     out.transpose(0, 2, 1)
     out.finish(result, shown, uses)
 
 
-def _bring(write: Writer, groups: int, channels: int, phases: int, moves: Moves, *, back: bool) -> None:
+def _bring(write: Writer, groups: int, channels: int, phases: int, *, gather: bool, back: bool) -> None:
     """(N, T, C) to (N, tau, G*S*c), or back."""
     whole = groups * channels
     if back:
-        if moves == "gather" and groups > 1:
+        if gather and groups > 1:
             write.gather(block_moves(groups, channels, phases)[1])
         elif groups > 1:
             write.reshape(0, -1, groups, phases, channels)
             write.transpose(0, 1, 3, 2, 4)
         write.reshape(0, -1, whole)
         return
-    if moves == "gather" or groups == 1:
+    if gather or groups == 1:
         write.reshape(0, -1, phases * whole)
         if groups > 1:
             write.gather(block_moves(groups, channels, phases)[0])
@@ -83,29 +80,6 @@ def _bring(write: Writer, groups: int, channels: int, phases: int, moves: Moves,
     write.reshape(0, -1, phases, groups, channels)
     write.transpose(0, 1, 3, 2, 4)
     write.reshape(0, -1, phases * whole)
-
-
-def _behind(node: ir.Node) -> tuple[ir.Value, ir.Node]:
-    """The end of the elementwise chain behind ``node``, which runs on phases as well.
-
-    Quantisers and activations stay next to the convolution that runtimes fuse them into.
-    """
-    last = node
-    while True:
-        after = only_use(last.outputs[0])
-        if after is None or not treats_all_alike(after) or after.inputs[0] is not last.outputs[0]:
-            return last.outputs[0], last
-        last = after
-
-
-def _phase_shapes(node: ir.Node, last: ir.Node, channels: int) -> None:
-    while True:
-        value = node.outputs[0]
-        batch = value.shape[0] if value.shape is not None else None
-        value.shape = ir.Shape([batch, channels, None])
-        if node is last:
-            return
-        node = next(iter(value.uses())).node
 
 
 def _fits(length: Length, then: Length, geometry: Geometry, phases: int) -> bool:

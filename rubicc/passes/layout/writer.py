@@ -39,23 +39,32 @@ class Writer:
         axis = len(self._dims) - 1
         self._then("Gather", [constant], list(self._dims), {"axis": axis})
 
-    def pad_axis_1(self, amount: ir.Value) -> None:
-        """Append ``amount`` frames of zero (a one-element vector) to (N, T, C)."""
-        pads = self._concat([self._numbers([0, 0, 0, 0]), amount, self._numbers([0])])
-        self._then("Pad", [pads], [self._dims[0], None, self._dims[2]])
-
-    def slice_axis_1(self, lengths: LengthNodes, length: Length, like: ir.Node) -> None:
-        """Keep the first ``length`` frames of (N, T, C)."""
-        self._slice(lengths.value(length, like), 1, length.number)
-
-    def _slice(self, end: ir.Value, axis: int, number: int | None) -> None:
+    def pad(self, axis: int, amount: ir.Value) -> None:
+        """Append ``amount`` zeros (a one-element vector) along ``axis`` of three."""
+        pads = [self._numbers([0] * (3 + axis)), amount]
+        if axis < 2:
+            pads.append(self._numbers([0] * (2 - axis)))
+        whole = self._made("Concat", pads, [6], {"axis": 0}, ir.DataType.INT64)
         dims = list(self._dims)
-        dims[axis] = number
+        dims[axis] = None
+        self._then("Pad", [whole], dims)
+
+    def crop(self, axis: int, lengths: LengthNodes, length: Length) -> None:
+        """Keep the first ``length`` positions along ``axis``."""
+        end = lengths.value(length, self._like)
+        dims = list(self._dims)
+        dims[axis] = length.number
         self._then("Slice", [self._numbers([0]), end, self._numbers([axis])], dims)
 
-    def finish(
-        self, old: ir.Value, shape: ir.Shape | None, uses: Sequence[tuple[ir.Node, int]]
-    ) -> None:
+    def select(self, mask: ir.Value) -> None:
+        """Zero where ``mask`` (bool, broadcast) does not hold."""
+        assert self.value.dtype is not None
+        zero = self._edit.initializer(
+            f"{self._like.name}_zero", np.zeros((), self.value.dtype.numpy()), self._like.graph
+        )
+        self.value = self._made("Where", [mask, self.value, zero], self._dims, None, self.value.dtype)
+
+    def finish(self, old: ir.Value, shape: ir.Shape | None, uses: Sequence[tuple[ir.Node, int]]) -> None:
         """Let the result take the place that ``old`` had for ``uses``, and as a graph output."""
         if shape is not None:
             self.value.shape = shape.copy()
@@ -75,12 +84,6 @@ class Writer:
     def _numbers(self, numbers: Sequence[int]) -> ir.Value:
         array = np.asarray(numbers, np.int64)
         return self._edit.initializer(f"{self._like.name}_numbers", array, self._like.graph)
-
-    def _concat(self, parts: list[ir.Value]) -> ir.Value:
-        keep = self.value
-        made = self._made("Concat", parts, [6], {"axis": 0}, ir.DataType.INT64)
-        self.value = keep
-        return made
 
     def _then(
         self, op: str, inputs: list[ir.Value], dims: list[Any], attributes: dict[str, Any] | None = None
