@@ -32,18 +32,18 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "  ".join("-" * width for width in widths))
+    lines.insert(1, "  ".join("-" * width for width in widths).rstrip())
     return "\n".join(lines)
 
 
-def overview(networks: Sequence[NetworkResult]) -> str:
+def overview(networks: Sequence[NetworkResult], columns: Mapping[str, str] = COLUMNS) -> str:
     """One line per network: throughput of every column, and in brackets how many times torch eager."""
-    head = ["k samples or tokens per s", *COLUMNS.values(), ""]
+    head = ["k samples or tokens per s", *columns.values(), ""]
     rows = [head]
     for network in networks:
         base = network.row("torch")
         cells = []
-        for column in COLUMNS:
+        for column in columns:
             row = network.row(column)
             if row is None or row.timing is None:
                 cells.append("-")
@@ -57,11 +57,11 @@ def overview(networks: Sequence[NetworkResult]) -> str:
 DETAIL_HEAD = ("", "min ms", "median", "noise", "k/s", "x torch", "GMAC/s", "of peak", "SNR dB", "argmax", "")
 
 
-def details(network: NetworkResult) -> str:
+def details(network: NetworkResult, columns: Mapping[str, str] = COLUMNS) -> str:
     """All engines of one network, then the peaks."""
     title = f"{network.name}, {network.shape}, {network.macs / 1e9:.1f} GMAC; {', '.join(network.notes)}"
     rows: list[Sequence[str]] = [DETAIL_HEAD]
-    rows += [_detail(network, row, COLUMNS[row.column]) for row in network.rows]
+    rows += [_detail(network, row, columns[row.column]) for row in network.rows]
     rows += [_detail(network, row, f"  tried: {row.detail.split(',')[0]}") for row in network.others]
     for peak in network.peaks:
         timing = peak.timing
