@@ -125,17 +125,27 @@ def bench(
     *,
     settings: Settings | None = None,
     seconds: float = 5.0,
-    batch: int | None = None,
     length: int | None = None,
+    precisions: Sequence[str] = (),
+    layouts: Sequence[str] = (),
+    runtimes: Sequence[str] = (),
     **flags: Any,
 ) -> Any:
-    """Throughput, latency percentiles and memory on this machine, runtimes interleaved.
+    """Throughput, latency percentiles, memory and accuracy on this machine, alternatives interleaved.
 
-    A model that is no artefact is compiled into a temporary folder first.
+    A model that is no artefact is compiled into a temporary folder first, once per precision and layout.
     """
     from rubicc.driver.measuring import bench_model
 
-    return bench_model(model, settings or resolve(flags), seconds=seconds, batch=batch, length=length)
+    return bench_model(
+        model,
+        settings or resolve(flags),
+        seconds=seconds,
+        length=length,
+        precisions=precisions,
+        layouts=layouts,
+        runtimes=runtimes,
+    )
 
 
 def basecall(
