@@ -45,7 +45,7 @@ class TargetInfo:
 # name -> (row, "module:attribute" of the backend object)
 _BUILTIN: dict[str, tuple[TargetInfo, str]] = {
     "cpu": (
-        TargetInfo("cpu", (), "ONNX for ONNX Runtime and OpenVINO on this CPU; fp32, fp16, bf16"),
+        TargetInfo("cpu", (), "ONNX for ONNX Runtime, OpenVINO and own kernels; fp32 to int8"),
         "rubicc.backends.cpu_gpu.backend:CPU",
     ),
     "gpu": (

@@ -19,7 +19,7 @@ from rubicc.quantities import MaxGap
 
 # What an artefact must reach where nobody says otherwise. Float networks in fp32 measure 100-130 dB against
 # torch; a wrong weight in one channel gives 20-60 dB.
-DEFAULT_SNR = {"fp32": 80.0, "fp16": 40.0, "bf16": 25.0}
+DEFAULT_SNR = {"fp32": 80.0, "fp16": 40.0, "bf16": 25.0, "int8": 20.0, "mixed": 20.0}
 
 
 @dataclass(frozen=True)

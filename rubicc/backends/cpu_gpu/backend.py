@@ -15,7 +15,7 @@ from rubicc.ir.graph import Graph
 
 
 class CpuGpuBackend:
-    """ONNX for ONNX Runtime and OpenVINO; see :class:`rubicc.backends.base.Backend`."""
+    """ONNX for ONNX Runtime, OpenVINO and our own kernels; see :class:`rubicc.backends.base.Backend`."""
 
     folder = "cpu_gpu"
     pipeline = "cpu_gpu"

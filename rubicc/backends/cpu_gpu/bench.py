@@ -60,7 +60,7 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``ratio``: median of ``a`` over that of ``b``: how many times as fast ``b`` is, with its ``verdict``."""
+    """``ratio``: median of ``a`` over that of ``b``: how many times as fast ``b`` is; its ``verdict``."""
 
     a: str
     b: str
