@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rubicc.evidence import measure
-from speed.results import COLUMNS, Identity, Judged, NetworkResult, Row, fraction, ratio, targets
+from speed.results import BUSY, COLUMNS, Identity, Judged, NetworkResult, Row, fraction, ratio, targets
 
 
 def render(
@@ -60,6 +60,9 @@ DETAIL_HEAD = ("", "min ms", "median", "noise", "k/s", "x torch", "GMAC/s", "of 
 def details(network: NetworkResult, columns: Mapping[str, str] = COLUMNS) -> str:
     """All engines of one network, then the peaks."""
     title = f"{network.name}, {network.shape}, {network.macs / 1e9:.1f} GMAC; {', '.join(network.notes)}"
+    if network.disturbed > BUSY:
+        share = f"{network.disturbed:.0%}"
+        title += f"\nBUSY MACHINE: other programs took {share} of the processors: no verdict holds."
     rows: list[Sequence[str]] = [DETAIL_HEAD]
     rows += [_detail(network, row, columns[row.column]) for row in network.rows]
     rows += [_detail(network, row, f"  tried: {row.detail.split(',')[0]}") for row in network.others]
@@ -121,5 +124,8 @@ def goals(judged: Sequence[Judged]) -> str:
         digits = 4 if goal.way == "at most" else 2
         value = "" if goal.value is None else f"{goal.value:.{digits}f}"
         rows.append([goal.what, f"{goal.way} {goal.limit:g}", value, goal.verdict])
-    rule = "UNSURE: within 5 % of the limit, or the middle halves of both timings allow both answers."
+    rule = (
+        "UNSURE: within 5 % of the limit, or the middle halves of both timings allow both answers, or other "
+        f"programs took more than {BUSY:.0%} of the processors meanwhile."
+    )
     return f"{aligned(rows)}\n{rule}"

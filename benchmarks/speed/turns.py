@@ -11,6 +11,34 @@ SETTLE = 0.03  # idle worker threads of ONNX Runtime and OpenMP spin for some mi
 TURN = 0.3  # seconds of calls in one turn
 
 
+class Watch:
+    """How much of the machine's processor time other programs took between entering and leaving.
+
+    Attributes:
+        others: their share of all CPUs, 0 to 1.
+    """
+
+    def __init__(self) -> None:
+        self.others = 0.0
+
+    def __enter__(self) -> Watch:
+        self._start = _busy()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        own, busy, total = (after - before for after, before in zip(_busy(), self._start, strict=True))
+        self.others = max(0.0, busy - own) / total if total > 0 else 0.0
+
+
+def _busy() -> tuple[float, float, float]:
+    """Processor seconds: of this process, of everything, and that there were."""
+    import psutil
+
+    own, all_of = psutil.Process().cpu_times(), psutil.cpu_times()
+    total = sum(all_of[:8])  # the later fields are contained in the first two
+    return own.user + own.system, total - all_of.idle - getattr(all_of, "iowait", 0.0), total
+
+
 def in_turns(
     calls: Mapping[str, Callable[[], object]],
     rounds: int,

@@ -17,7 +17,7 @@ from speed import baselines, networks, ours, results
 from speed.baselines import Engine, Precision, Refused
 from speed.networks import Case
 from speed.peaks import peaks
-from speed.turns import in_turns
+from speed.turns import Watch, in_turns
 
 COMPARED = 2**24  # output values: of larger arrays the first item of the batch is compared
 PROBES = 3
@@ -174,7 +174,8 @@ class _Bench:
         calls: dict[str, Callable[[], object]] = {
             key: partial(engine.run, case.feeds) for key, engine in self.engines.items()
         }
-        timings = in_turns(calls | {name: peak.run for name, peak in dense.items()}, rounds)
+        with Watch() as watch:
+            timings = in_turns(calls | {name: peak.run for name, peak in dense.items()}, rounds)
         rows = {key: self._row(key, engine, timings[key]) for key, engine in self.engines.items()}
         mine = [row for key, row in rows.items() if key.startswith("ours fp32")]
         others = [row for key, row in rows.items() if key.startswith("ours") and row not in mine]
@@ -199,6 +200,7 @@ class _Bench:
             ),
             others=tuple(row for row in [*mine, *others] if len(mine + others) > 2),
             notes=case.notes,
+            disturbed=watch.others,
         )
 
     def _refusals(self) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from speed.baselines import Refused, integer_layers, refusals
 from speed.peaks import convolution_model
 from speed.render import aligned, render
 from speed.results import Identity, NetworkResult, PeakRow, Row, Span
-from speed.turns import in_turns
+from speed.turns import Watch, in_turns
 
 from rubicc.evidence.measure import Timing
 
@@ -63,6 +64,30 @@ def test_ratio_is_of_medians_and_its_span_of_opposite_quartiles() -> None:
 )
 def test_verdicts(span: Span | None, verdict: str) -> None:
     assert results.judge(span, 12.0) == verdict
+
+
+def test_a_busy_machine_decides_nothing() -> None:
+    clear = Span(20.0, 20.1, 20.2)
+    assert results.judge(clear, 12.0, 0.04) == "PASS" and results.judge(clear, 12.0, 0.06) == "UNSURE"
+    found = results.replace(network(torch=100.0, best=5.0), disturbed=0.3)
+    assert verdicts(found)["rubicall-fp: ours best over torch eager"] == "UNSURE"
+    assert "BUSY MACHINE: other programs took 30%" in render({}, [found], [])
+
+
+def test_other_programs_are_seen_and_own_work_is_not() -> None:
+    import subprocess
+    import sys
+    import time
+
+    spin = "import time\nend = time.monotonic() + 0.6\nwhile time.monotonic() < end: pass"
+    with Watch() as watch:
+        subprocess.run([sys.executable, "-c", spin], check=True)
+    assert watch.others > 0.3 / (os.cpu_count() or 1)  # most of one core, whatever else ran
+    with Watch() as own:
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            pass
+    assert own.others < 1.0
 
 
 def test_targets_compare_the_named_columns() -> None:
