@@ -42,7 +42,7 @@ class Rates:
 
 
 # OpenVINO 2026.4 (rows, gather), ONNX Runtime 1.31 (planes, and rows of integers).
-_OPENVINO_FLOAT = ((1, 40), (4, 31), (8, 48), (16, 66), (24, 88), (32, 112), (48, 120), (64, 124))
+_OPENVINO_FLOAT = ((1, 40), (4, 31), (8, 48), (16, 66), (24, 85), (32, 100), (48, 120), (64, 124))
 _OPENVINO_INTEGER = ((1, 70), (8, 200), (16, 420), (24, 340), (32, 470), (64, 490))
 _ORT_FLOAT = ((1, 10), (4, 19), (8, 36), (16, 57), (32, 74), (64, 90), (128, 96), (256, 105))
 _ORT_INTEGER = ((1, 68), (2, 10), (8, 22), (32, 200), (64, 330), (128, 410))
@@ -57,9 +57,12 @@ RATES: dict[tuple[Formulation, bool], Rates] = {
 
 
 def conv_cost(geometry: Geometry, phases: int, rates: Rates) -> float:
-    """Of the convolution alone, per output number of the original one."""
+    """Of the convolution alone, per output number of the original one.
+
+    Few inputs are no hindrance where many outputs are made of them.
+    """
     wide = geometry.inputs if phases == 1 else geometry.inputs * fold(geometry, phases).input_phases
-    return macs_per_output(geometry, phases) / rates.rate(wide)
+    return macs_per_output(geometry, phases) / rates.rate(max(wide, min(geometry.outputs * phases, 32)))
 
 
 def spread_extra(geometry: Geometry, phases: int, rates: Rates) -> float:

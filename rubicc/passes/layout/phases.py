@@ -2,7 +2,7 @@
 
 Time is split as ``t = s * tau + p``; the ``s`` phases ``p`` become channels. A convolution with stride ``a``
 and ``s`` output phases reads ``S = s * a`` input phases: output ``s * tau + p`` takes tap ``j`` from input
-time ``S * tau + u`` with ``u = a * p + d * j - before``, that is from phase ``u mod S``, ``u // S`` steps along.
+time ``S * tau + u`` with ``u = a * p + d * j - before``: phase ``u mod S``, ``u // S`` steps along tau.
 """
 
 from __future__ import annotations

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import onnx_ir as ir
+
 from rubicc.ir.graph import MADE_BY_KEY, Graph, source_of
 from rubicc.passes.layout.cost import PHASES, RATES, Formulation, best_row_phases
 from rubicc.passes.layout.geometry import geometry, is_conv1d, is_quantised, operands
-from rubicc.passes.layout.lengths import LengthNodes, length_map
+from rubicc.passes.layout.lengths import Length, LengthNodes, length_map
 from rubicc.passes.layout.operands import Stays
 from rubicc.passes.layout.phases import Geometry
 from rubicc.passes.layout.planes import Planes
@@ -70,26 +72,25 @@ class Polyphase(Pass):
         return self._planes(graph) if self.options.formulation == "planes" else self._rows(graph)
 
     def _rows(self, graph: Graph) -> bool:
-        edit, lengths = Editor(graph, self.id), length_map(graph.ir)
-        made, changed = LengthNodes(edit), False
-        for node in list(graph.ir):
-            if not is_conv1d(node) or node.metadata_props.get(MADE_BY_KEY) == self.id:
+        lengths = length_map(graph.ir)
+        plan: list[tuple[ir.Node, Geometry, int, Length]] = []
+        for node in graph.ir:
+            value = node.inputs[0] if is_conv1d(node) else None
+            if value is None or node.metadata_props.get(MADE_BY_KEY) == self.id:
                 continue
             try:
                 shape = geometry(node)
                 phases = self._phases_of(shape, is_quantised(node))
-                if phases == 1:
-                    continue
-                operands(node)
+                if phases > 1:
+                    operands(node)
+                    plan.append((node, shape, phases, lengths[value]))
             except Stays as why:
                 self.note(source_of(node), f"convolution keeps its layout: {why}")
-                continue
-            value = node.inputs[0]
-            assert value is not None
-            gather = self.options.formulation == "gather"
-            fold_in_rows(edit, made, node, shape, phases, lengths[value], gather=gather)
-            changed = True
-        return changed
+        edit = Editor(graph, self.id)
+        made, gather = LengthNodes(edit), self.options.formulation == "gather"
+        for node, shape, phases, length in plan:
+            fold_in_rows(edit, made, node, shape, phases, length, gather=gather)
+        return bool(plan)
 
     def _phases_of(self, shape: Geometry, quantised: bool) -> int:
         if shape.taps == 1:

@@ -63,7 +63,8 @@ def _ignores_time(node: ir.Node, lengths: Lengths) -> bool:
     if not (one or is_standard(node, *BINARY) or is_along_channels(node)):
         return False
     computed = data_inputs(node)
-    if not computed or any(rank(v) != 3 or lengths[v] != lengths[node.outputs[0]] for v in computed):
+    here = lengths[node.outputs[0]]
+    if not computed or any(rank(v) != 3 or lengths.get(v) != here for v in computed):
         return False
     if is_standard(node, "BatchNormalization"):
         return True
