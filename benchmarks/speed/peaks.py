@@ -9,6 +9,7 @@ import numpy as np
 
 GEMM = 2048
 CHANNELS, KERNEL, LENGTH, BATCH, LAYERS = 512, 9, 1800, 2, 3
+MACS = LAYERS * BATCH * LENGTH * CHANNELS * CHANNELS * KERNEL
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,15 @@ class Peak:
 
 
 def peaks(threads: int) -> list[Peak]:
-    """Matrix products in torch and convolutions in OpenVINO; of a precision the faster one is its peak."""
+    """Matrix products in torch, convolutions in OpenVINO and in our own kernels where those are built.
+
+    The fastest of a precision is its peak.
+    """
+    native = (_native(precision, threads) for precision in ("fp32", "bf16", "int8"))
     return [
         *(_gemm(precision) for precision in ("fp32", "bf16")),
         *(_convolution(precision, threads) for precision in ("fp32", "bf16", "int8")),
+        *(peak for peak in native if peak is not None),
     ]
 
 
@@ -61,10 +67,30 @@ def _convolution(precision: str, threads: int) -> Peak:
         {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint},
     )
     request = compiled.create_infer_request()
-    x = np.random.default_rng(0).random((BATCH, CHANNELS, LENGTH), np.float32)
-    macs = LAYERS * BATCH * LENGTH * CHANNELS * CHANNELS * KERNEL
+    x = _signal()
     name = f"OpenVINO {precision} conv {CHANNELS} channels k {KERNEL}"
-    return Peak(name, precision, macs, lambda: request.infer({"x": x}))
+    return Peak(name, precision, MACS, lambda: request.infer({"x": x}, share_inputs=True, share_outputs=True))
+
+
+def _native(precision: str, threads: int) -> Peak | None:
+    """The same chain in rubicc's kernels; ``None`` where they cannot be built or do not take it."""
+    from rubicc.errors import RubiccError
+
+    x = _signal()
+    try:
+        from rubicc.backends.cpu_gpu.native.engine import NativeEngine
+
+        model = convolution_model(quantised=precision == "int8")
+        engine = NativeEngine(model, {"precision": precision}, threads, 1)
+        engine.infer({"x": x})
+    except (RubiccError, ImportError):
+        return None
+    name = f"rubicc native {precision} conv {CHANNELS} channels k {KERNEL}"
+    return Peak(name, precision, MACS, lambda: engine.infer({"x": x}))
+
+
+def _signal() -> np.ndarray:
+    return np.random.default_rng(0).random((BATCH, CHANNELS, LENGTH), np.float32)
 
 
 def convolution_model(*, quantised: bool) -> bytes:

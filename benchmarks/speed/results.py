@@ -165,8 +165,8 @@ def fraction(row: Row, macs: int, peak: PeakRow) -> Span:
 def judge(span: Span | None, limit: float, disturbed: float = 0.0) -> Verdict:
     """Whether a measured ratio reaches ``limit``.
 
-    UNSURE where the ratio is within 5 % of it; where the middle halves of both timings allow both answers; and
-    on a busy machine, which slows some engines more than others: threads that meet 800 times a call lose
+    UNSURE where the ratio is within 5 % of it; where the middle halves of both timings allow both answers;
+    and on a busy machine, which slows some engines more than others: threads that meet 800 times a call lose
     thirtyfold when one of them must wait for its core, as seen with torch's LSTM.
     """
     if span is None:

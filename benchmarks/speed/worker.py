@@ -176,6 +176,7 @@ class _Bench:
         }
         with Watch() as watch:
             timings = in_turns(calls | {name: peak.run for name, peak in dense.items()}, rounds)
+        self.reference = _part(self.engines["torch"].run(case.feeds)[0]).copy()
         rows = {key: self._row(key, engine, timings[key]) for key, engine in self.engines.items()}
         mine = [row for key, row in rows.items() if key.startswith("ours fp32")]
         others = [row for key, row in rows.items() if key.startswith("ours") and row not in mine]
@@ -212,7 +213,7 @@ class _Bench:
     def _row(self, key: str, engine: Engine, timing: Any) -> results.Row:
         from rubicc.evidence.gaps import gap
 
-        found = gap(_part(self._reference()), _part(engine.run(self.case.feeds)[0]))
+        found = gap(self.reference, _part(engine.run(self.case.feeds)[0]))
         return results.Row(
             column=key,
             precision=engine.precision,
@@ -222,9 +223,6 @@ class _Bench:
             agreement=found.argmax_agreement,
             load_seconds=engine.load_seconds,
         )
-
-    def _reference(self) -> np.ndarray:
-        return self.engines["torch"].run(self.case.feeds)[0]
 
 
 def _part(array: np.ndarray) -> np.ndarray:
