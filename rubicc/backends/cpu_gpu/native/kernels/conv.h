@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "micro.h"
@@ -23,6 +24,10 @@ struct Finish {
     Finish(const StepSpec &step, const View &in, const View &out, const View &other)
         : s(step), x(in), y(out), add(other) {
         exact = s.compute == U8 && y.kind == U8;
+        for (int i = 0; i < s.activations; ++i) {
+            const int32_t f = s.functions[i].function;
+            exact = exact && (f == RELU || f == CLIP || f == AFFINE);
+        }
         plain = exact && s.add < 0 && !s.requantise &&
                 (s.activations == 0 || (s.activations == 1 && s.functions[0].function == RELU));
         inverse = y.kind == U8 ? 1.0 / y.scale : 1.0;
@@ -41,9 +46,8 @@ struct Finish {
         }
     }
 
-    b16v bytes(i16v acc, int lane) const {  // plain
-        const D16 v = to_double(acc) * load_double(&scale[lane]) + load_double(&bias[lane]);
-        return saturate(max(to_int(min(max(v, -70000.0), 70000.0)), splat(low)));
+    static b16v bytes(i16v acc, D16 k, D16 b, i16v least) {  // plain
+        return saturate(max(to_int(min(to_double(acc) * k + b, 70000.0)), least));
     }
     b16v bytes(i16v acc, int lane, const char *other) const {
         D16 v = to_double(acc) * load_double(&scale[lane]) + load_double(&bias[lane]);
@@ -71,14 +75,51 @@ struct Finish {
 
     // Finishes one vector and writes it as a row of 16 elements of y's kind.
     void row(i16v acc, int lane, const char *other, char *out) const {
-        if (plain) store(out, bytes(acc, lane));
-        else if (exact) store(out, bytes(acc, lane, other));
+        if (exact) store(out, bytes(acc, lane, other));
         else store16(y, out, value(acc, lane, other));
     }
     void row(f16v acc, int lane, const char *other, char *out) const {
         store16(y, out, value(acc, lane, other));
     }
 };
+
+// The commonest case, int8 to int8: no branch per vector, constants in registers.
+template <int R, int V>
+void finish_plain(const Finish &f, const i16v *sums, int panel, int t0, int frames) {
+    const StepSpec &s = f.s;
+    const i16v least = splat(f.low);
+    const bool narrow = s.group_out < 16;
+    const int group = panel / s.panels_per_group, within = panel % s.panels_per_group;
+    const int fits = narrow ? 16 / s.group_out : 1;
+    for (int v = 0; v < V; ++v) {
+        const int offset = narrow ? 0 : (within * V + v) * 16, first = t0 + (narrow ? v * fits : 0);
+        if (offset >= s.group_out) break;
+        const int lane = (panel * V + v) * 16;
+        const D16 k = load_double(&f.scale[lane]), b = load_double(&f.bias[lane]);
+        char *out = f.y.at(first, group * s.group_out + offset);
+        const ptrdiff_t row = s.phases * f.y.frame;
+        for (int r = 0; r < R; ++r, out += row) {
+            const b16v bytes = Finish::bytes(sums[r * V + v], k, b, least);
+            const int left = frames - (first + r * s.phases);
+            if (left <= 0) break;
+            if (!narrow) {
+                store(out, bytes);
+            } else if (s.group_out == 8) {
+                std::memcpy(out, &bytes, 8);
+                if (left > 1) std::memcpy(out + f.y.frame, (const char *)&bytes + 8, 8);
+            } else {
+                for (int p = 0; p < fits && p < left; ++p)
+                    std::memcpy(out + p * f.y.frame, (const char *)&bytes + p * s.group_out, s.group_out);
+            }
+        }
+    }
+}
+template <int R, int V>
+void finish_ints(const Finish &f, const i16v *sums, int panel, int t0, int frames) {
+    finish_plain<R, V>(f, sums, panel, t0, frames);
+}
+template <int R, int V>
+void finish_ints(const Finish &, const f16v *, int, int, int) {}  // float sums are never plain
 
 // Sixteen or more channels per group: a vector is one block of sixteen channels at one frame.
 template <class Acc, int R, int V>
@@ -138,7 +179,9 @@ void conv_panels(const Finish &f, int first, int last) {
         for (int t = first; t < last; t += tile) {
             micro<Dot, R, V>(x + (ptrdiff_t)t * s.stride * f.x.frame, s.phases * s.stride * f.x.frame,
                              offsets.data(), s.words, w, sums);
-            if (s.group_out < 16) finish_narrow<typename Dot::Acc, R, V>(f, sums, panel, t, last);
+            if (std::is_same<Dot, DotU8>::value && f.plain)
+                finish_ints<R, V>(f, sums, panel, t, last);
+            else if (s.group_out < 16) finish_narrow<typename Dot::Acc, R, V>(f, sums, panel, t, last);
             else finish_wide<typename Dot::Acc, R, V>(f, sums, panel, t, last);
         }
     }

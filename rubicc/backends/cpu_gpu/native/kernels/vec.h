@@ -34,8 +34,17 @@ inline void store(void *p, V v) {
     std::memcpy(p, &v, sizeof v);
 }
 
+#if defined(__AVX512F__)
+inline f16v max(f16v a, f16v b) { return (f16v)_mm512_max_ps((__m512)a, (__m512)b); }
+inline f16v min(f16v a, f16v b) { return (f16v)_mm512_min_ps((__m512)a, (__m512)b); }
+inline d8v max(d8v a, d8v b) { return (d8v)_mm512_max_pd((__m512d)a, (__m512d)b); }
+inline d8v min(d8v a, d8v b) { return (d8v)_mm512_min_pd((__m512d)a, (__m512d)b); }
+#else
 inline f16v max(f16v a, f16v b) { return a > b ? a : b; }
 inline f16v min(f16v a, f16v b) { return a < b ? a : b; }
+inline d8v max(d8v a, d8v b) { return a > b ? a : b; }
+inline d8v min(d8v a, d8v b) { return a < b ? a : b; }
+#endif
 inline i16v max(i16v a, i16v b) { return a > b ? a : b; }
 inline i16v min(i16v a, i16v b) { return a < b ? a : b; }
 
@@ -79,9 +88,14 @@ struct D16 {
     d8v lo, hi;
 };
 inline D16 to_double(i16v v) {
+#if defined(__AVX512F__)
+    return {(d8v)_mm512_cvtepi32_pd(_mm512_castsi512_si256((__m512i)v)),
+            (d8v)_mm512_cvtepi32_pd(_mm512_extracti64x4_epi64((__m512i)v, 1))};
+#else
     i8v halves[2];
     std::memcpy(halves, &v, sizeof v);
     return {__builtin_convertvector(halves[0], d8v), __builtin_convertvector(halves[1], d8v)};
+#endif
 }
 inline D16 to_double(f16v v) {
     f8v halves[2];
@@ -96,20 +110,25 @@ inline D16 operator+(D16 a, double b) { return {a.lo + b, a.hi + b}; }
 inline D16 operator-(D16 a, double b) { return {a.lo - b, a.hi - b}; }
 inline D16 max(D16 a, double b) {
     const d8v v = d8v{} + b;
-    return {a.lo > v ? a.lo : v, a.hi > v ? a.hi : v};
+    return {max(a.lo, v), max(a.hi, v)};
 }
 inline D16 min(D16 a, double b) {
     const d8v v = d8v{} + b;
-    return {a.lo < v ? a.lo : v, a.hi < v ? a.hi : v};
+    return {min(a.lo, v), min(a.hi, v)};
 }
 // Round half to even; for |x| < 2^31.
 inline i16v to_int(D16 v) {
+#if defined(__AVX512F__)
+    const __m256i low = _mm512_cvtpd_epi32((__m512d)v.lo), high = _mm512_cvtpd_epi32((__m512d)v.hi);
+    return (i16v)_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+#else
     const double magic = 6755399441055744.0;
     const d8v lo = v.lo + magic - magic, hi = v.hi + magic - magic;
     i8v halves[2] = {__builtin_convertvector(lo, i8v), __builtin_convertvector(hi, i8v)};
     i16v out;
     std::memcpy(&out, halves, sizeof out);
     return out;
+#endif
 }
 inline f16v to_float(D16 v) {
     f8v halves[2] = {__builtin_convertvector(v.lo, f8v), __builtin_convertvector(v.hi, f8v)};

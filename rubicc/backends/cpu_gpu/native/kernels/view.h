@@ -33,14 +33,10 @@ inline D16 load16_double(const View &v, const char *p) {
     return to_double(q - v.zero) * v.scale;
 }
 inline b16v saturate(i16v q) {
-    q = min(max(q, splat(0)), splat(255));
 #if defined(__AVX512F__)
-    const __m128i r = _mm512_cvtepi32_epi8((__m512i)q);
-    b16v b;
-    std::memcpy(&b, &r, sizeof b);
-    return b;
+    return (b16v)_mm512_cvtusepi32_epi8(_mm512_max_epi32((__m512i)q, _mm512_setzero_si512()));
 #else
-    return __builtin_convertvector(q, b16v);
+    return __builtin_convertvector(min(max(q, splat(0)), splat(255)), b16v);
 #endif
 }
 inline void store16(const View &v, char *p, f16v x) {
