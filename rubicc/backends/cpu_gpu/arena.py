@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rubicc.backends.base import Gate, Judgement, Target
-from rubicc.backends.cpu_gpu import description, runtimes, shapes, tune_cache
+from rubicc.backends.cpu_gpu import description, engines, runtimes, shapes, tune_cache
 from rubicc.backends.cpu_gpu.contest import FINAL_ROUNDS, FINALISTS, HALVING_ROUNDS, Contestant
 from rubicc.backends.cpu_gpu.forms import Form, Maker, draft
 from rubicc.backends.cpu_gpu.templates import run as runner
@@ -60,12 +60,12 @@ class Ask:
         open_ones = {"throughput": (self.batch, self.streams), "latency": (self.threads,)}
         return self.target.name == "cpu" and None in open_ones.get(self.objective or "", ())
 
-    def key(self, forms: Sequence[Form], graph: Graph) -> str:
+    def key(self, forms: Sequence[Form], model: bytes) -> str:
         """Content hash of the question."""
         own = {name: getattr(self, name) for name in ("runtime", "threads", "batch", "streams", "objective")}
         names = {name: runtimes.missing(name) for name in runtimes.RUNTIMES}
         return tune_cache.key_of(
-            model=description.digest(description.model_bytes(graph)),
+            model=description.digest(model),
             forms=[form.name for form in forms],
             target=str(self.target),
             runtimes=names,
@@ -83,6 +83,7 @@ class Loaded:
     form: Form
     runtime: str
     graph: Graph
+    model: bytes
     engine: Any
     streams: int
     name: str
@@ -108,7 +109,7 @@ def load(
     except (VerificationFailed, Unsupported) as err:
         refused[form.name] = err.what
         return []
-    model = description.model_bytes(graph)
+    model = maker.bytes_of(graph)
     plan = draft(graph, form, ask.target, names, batch=ask.batch, threads=ask.threads, streams=ask.streams)
     data = description.description(graph, plan, model)
     if plan.static_shape:  # compiled when first run, so naming more shapes costs nothing
@@ -122,21 +123,29 @@ def load(
         try:
             engine = runner.ENGINES[name](model, data, ask.cores, streams)
         except runner.ArtefactError as err:
-            if err.kind == "missing":
+            if err.kind == "missing" and name in (ask.runtime, *(names if len(names) == 1 else ())):
                 raise ToolMissing(err.code, err.what, hint=err.hint) from err
             refused[label] = err.what
         else:
-            found.append(Loaded(form, name, graph, engine, streams, label))
+            found.append(Loaded(form, name, graph, model, engine, streams, label))
     return found
 
 
 def again(best: Loaded, ask: Ask, threads: int, streams: int) -> Loaded:
     """The same with other threads and streams."""
-    model = description.model_bytes(best.graph)
-    plan = draft(best.graph, best.form, ask.target, (best.runtime,), batch=ask.batch)
-    data = description.description(best.graph, plan, model)
-    engine = runner.ENGINES[best.runtime](model, data, threads, streams)
+    data = _data(best, ask)
+    engine = runner.ENGINES[best.runtime](best.model, data, threads, streams)
     return replace(best, engine=engine, streams=streams)
+
+
+def hand_over(one: Loaded, ask: Ask) -> None:
+    """Let the plan use an engine with one stream instead of loading the same again."""
+    engines.keep(one.engine, one.runtime, one.model, _data(one, ask), ask.cores, 1)
+
+
+def _data(one: Loaded, ask: Ask) -> dict[str, Any]:
+    plan = draft(one.graph, one.form, ask.target, (one.runtime,), batch=ask.batch)
+    return description.description(one.graph, plan, one.model)
 
 
 def seconds_per_item(loaded: Sequence[Loaded], ask: Ask) -> list[float]:

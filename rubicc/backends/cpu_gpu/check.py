@@ -137,7 +137,9 @@ def _operators(graph: Graph, target: Target) -> list[Finding]:
         "onnxruntime": runtimes.try_onnxruntime,
         "openvino": runtimes.try_openvino,
     }
-    usable = [name for name in runtimes.installed() if target.name == "cpu" or name == "onnxruntime"]
+    # native takes what its own lowering says, and says it in the plan: it refuses nothing the others take.
+    wanted = ["onnxruntime"] if target.name == "gpu" else list(probes)
+    usable = [name for name in wanted if name in runtimes.installed()]
     refusals = [refusal for name in usable if (refusal := probes[name](model)) is not None]
     severity: Severity = "error" if usable and len(refusals) == len(usable) else "warning"
     return [finding for refusal in refusals for finding in _explain(graph, refusal, severity)]

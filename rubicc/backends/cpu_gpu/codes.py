@@ -121,6 +121,26 @@ CODES: dict[str, tuple[str, str]] = {
         "what is sensitive in float), give better calibration data with --calib, or lower the limit with "
         "--max-gap.",
     ),
+    "RUB-CPU-060": (
+        "No C++ compiler",
+        "The native runtime compiles its kernels once per machine, and no compiler was found: $CXX, g++, "
+        "clang++ or c++. Install one, or choose another --runtime.",
+    ),
+    "RUB-CPU-061": (
+        "The native kernels could not be compiled",
+        "The C++ compiler was found and failed; its first error is given. It must know C++17 and "
+        "-march=native. Name another with CXX=..., or choose another --runtime.",
+    ),
+    "RUB-CPU-062": (
+        "Input shape the native kernels cannot run",
+        "The input is too short for a convolution without padding, too large, or has another number of "
+        "channels. Give longer or shorter inputs, or choose another --runtime.",
+    ),
+    "RUB-CPU-063": (
+        "Step the native kernels do not take",
+        "The network was understood, but a convolution or recurrent layer has a form the kernels do not "
+        "have; it is named. --runtime auto leaves native out; otherwise choose another --runtime.",
+    ),
     "RUB-CPU-D03": (
         "Runtime left out for its accuracy",
         "Nobody asked for this runtime, another is used, and its outputs miss the accuracy limit. The "

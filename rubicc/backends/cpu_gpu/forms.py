@@ -8,7 +8,7 @@ from typing import Any
 
 from rubicc.backends.base import Prepared, Target
 from rubicc.backends.cpu_gpu import runtimes, shapes
-from rubicc.backends.cpu_gpu.description import CpuGpuPlan
+from rubicc.backends.cpu_gpu.description import CpuGpuPlan, model_bytes
 from rubicc.ir.graph import Graph, spec_of
 
 # Simpler first: which one wins where measurements cannot tell them apart.
@@ -53,10 +53,11 @@ class Form:
 
 @dataclass
 class Maker:
-    """Makes forms of one model, each at most once."""
+    """Makes and serialises forms of one model, each at most once."""
 
     build: Callable[[Form], Prepared]
     _made: dict[Form, Prepared] = field(default_factory=dict)
+    _bytes: list[tuple[Graph, bytes]] = field(default_factory=list)
 
     def make(self, form: Form) -> Prepared:
         """The model in ``form``.
@@ -67,6 +68,14 @@ class Maker:
         if form not in self._made:
             self._made[form] = self.build(form)
         return self._made[form]
+
+    def bytes_of(self, graph: Graph) -> bytes:
+        """``graph`` as ONNX; it must not change any more."""
+        for known, content in self._bytes:
+            if known is graph:
+                return content
+        self._bytes.append((graph, model_bytes(graph)))
+        return self._bytes[-1][1]
 
 
 def draft(

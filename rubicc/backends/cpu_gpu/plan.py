@@ -68,13 +68,16 @@ def plan(
     form = Form(precision, layout)
     names = _usable(target, runtime, form)
     ask = Ask(target, runtime, threads, batch, streams, seconds, objective, gate, feeds, cache)
-    if tuned is None and seconds > 0 and (ask.refines or (runtime == "auto" and len(names) > 1)):
-        tuned = tune(Maker(lambda _: Prepared(graph)), [form], graph, ask)
+    maker = Maker(lambda _: Prepared(graph)) if tuned is None else tuned.maker
+    if tuned is None:
+        engines.release()
+        if seconds > 0 and (ask.refines or (runtime == "auto" and len(names) > 1)):
+            tuned = tune(maker, [form], graph, ask)
     if tuned is not None:
         threads, batch, streams = tuned.threads, tuned.batch, tuned.streams
     made = draft(graph, form, target, names, batch=batch, threads=threads, streams=streams)
     chosen = tuned.runtime if tuned is not None else runtime
-    return _loaded(graph, made, chosen, runtime, gate, tuned)
+    return _loaded(graph, maker.bytes_of(graph), made, chosen, runtime, gate, tuned)
 
 
 def possible(
@@ -125,13 +128,18 @@ def _usable(target: Target, runtime: str, form: Form) -> tuple[str, ...]:
 
 
 def _loaded(
-    graph: Graph, made: CpuGpuPlan, chosen: str, asked: str, gate: Gate | None, tuned: Tuned | None
+    graph: Graph,
+    model: bytes,
+    made: CpuGpuPlan,
+    chosen: str,
+    asked: str,
+    gate: Gate | None,
+    tuned: Tuned | None,
 ) -> CpuGpuPlan:
     """The plan with the runtimes that really take the model and are accurate enough."""
-    model = description.model_bytes(graph)
     data = description.description(graph, made, model)
     threads = made.threads or runner.cores()
-    loaded, refused = _engines(made.runtimes, model, data, threads)
+    loaded, refused = _engines(made.runtimes, asked, model, data, threads)
     if not loaded or (asked != "auto" and asked not in loaded):
         what = "; ".join(refused.values())
         raise Unsupported("RUB-CPU-008", what, hint="run `rubicc check` for the nodes behind this")
@@ -169,17 +177,16 @@ def _loaded(
 
 
 def _engines(
-    names: tuple[str, ...], model: bytes, data: dict[str, Any], threads: int
+    names: tuple[str, ...], asked: str, model: bytes, data: dict[str, Any], threads: int
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Loaded engines by runtime, and the reasons of those that refuse the model."""
-    engines.release()
     found: dict[str, Any] = {}
     refused: dict[str, str] = {}
     for name in names:
         try:
             found[name] = engines.start(name, model, data, threads, 1)
         except runner.ArtefactError as err:
-            if err.kind == "missing":
+            if err.kind == "missing" and (name == asked or len(names) == 1):
                 raise ToolMissing(err.code, err.what, hint=err.hint) from err
             refused[name] = err.what
     return found, refused

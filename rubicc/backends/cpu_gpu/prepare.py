@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rubicc.backends.base import Gate, Prepared, Target
+from rubicc.backends.cpu_gpu import engines
 from rubicc.backends.cpu_gpu.check import quantisers
 from rubicc.backends.cpu_gpu.forms import Form, Maker, auto_precisions
 from rubicc.backends.cpu_gpu.fp16 import FP16_SNR, MARGIN_DB, to_fp16
@@ -120,6 +121,7 @@ def choose(
         prepared = maker.make(form)
     else:
         ask = Ask(target, runtime, threads, batch, streams, seconds, objective, gate, None, cache)
+        engines.release()
         tuned = tune(maker, forms, graph, ask)
         prepared, form = tuned.prepared, tuned.form
     chosen: dict[str, Any] = {"precision": form.precision, "layout": form.layout, "tuned": tuned}

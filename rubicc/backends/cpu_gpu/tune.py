@@ -25,6 +25,7 @@ from rubicc.backends.cpu_gpu.arena import (
     again,
     contestant,
     feeds_of,
+    hand_over,
     load,
     seconds_per_item,
 )
@@ -44,6 +45,7 @@ class Tuned:
 
     form: Form
     prepared: Prepared
+    maker: Maker
     runtime: str
     threads: int | None
     batch: int | None
@@ -59,7 +61,7 @@ def tune(maker: Maker, forms: Sequence[Form], base: Graph, ask: Ask) -> Tuned:
         Unsupported: RUB-CPU-008 no runtime takes any form.
         ToolMissing: a runtime asked for is missing (RUB-CPU-009).
     """
-    key = ask.key(forms, base) if ask.cache is not None else ""
+    key = ask.key(forms, maker.bytes_of(base)) if ask.cache is not None else ""
     known = _recalled(key, forms, maker, ask) if key else None
     if known is not None:
         return known
@@ -96,7 +98,7 @@ def _search(maker: Maker, forms: Sequence[Form], ask: Ask, pool: ThreadPoolExecu
         **({"measured": shown} if shown else {}),
     }
     prepared = maker.make(best.form)
-    chosen = Tuned(best.form, prepared, best.runtime, ask.threads, ask.batch, ask.streams, evidence)
+    chosen = Tuned(best.form, prepared, maker, best.runtime, ask.threads, ask.batch, ask.streams, evidence)
     if not ask.refines:
         return chosen
     left = ask.seconds - (time.perf_counter() - begin)
@@ -141,6 +143,7 @@ def _more_at_once(
         ]
         result = contest(runners, seconds / 2)
         shown |= {f"{name} batch={batch}": timing.to_dict() for name, timing in result.timings.items()}
+        hand_over(engines[1], ask)
         rule = next(n for n in engines if result.winner and result.winner.name == f"streams={n}")
         each = result.timings[f"streams={rule}"].best
     left = seconds - (time.perf_counter() - start)
@@ -223,4 +226,4 @@ def _recalled(key: str, forms: Sequence[Form], maker: Maker, ask: Ask) -> Tuned 
         tune_cache.ignored(key, f"its form cannot be made: {err.what}")
         return None
     threads, batch, streams = numbers
-    return Tuned(form, prepared, str(name), threads, batch, streams, {**evidence, "cached": True})
+    return Tuned(form, prepared, maker, str(name), threads, batch, streams, {**evidence, "cached": True})

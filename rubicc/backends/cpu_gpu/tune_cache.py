@@ -26,11 +26,16 @@ LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino")
 log = logging.getLogger("rubicc.tune")
 
 
-def folder() -> Path:
-    """Where entries lie; created by the first one."""
+def cache_home() -> Path:
+    """rubicc's folder in the user's cache; whoever writes there first creates it."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
-    return base / "rubicc" / "tune"
+    return base / "rubicc"
+
+
+def folder() -> Path:
+    """Where entries lie."""
+    return cache_home() / "tune"
 
 
 def machine() -> dict[str, Any]:
