@@ -19,7 +19,7 @@ from rubicc.passes.layout.phases import (
     spread_geometry,
     spread_weight,
 )
-from rubicc.passes.rewrite import Editor, only_use
+from rubicc.passes.rewrite import Editor, is_standard, only_use
 
 
 def fold_conv(edit: Editor, node: ir.Node, geometry: Geometry, phases: int, order: Order) -> None:
@@ -67,19 +67,23 @@ def _set_attributes(node: ir.Node, taps: int, stride: int, dilation: int, before
         node.attributes[name] = ir.AttrInt64s(name, values)
 
 
-def chain_behind(node: ir.Node, within: Collection[ir.Node] | None = None) -> tuple[ir.Value, ir.Node]:
+def chain_behind(
+    node: ir.Node, *, stored: bool, within: Collection[ir.Node] | None = None
+) -> tuple[ir.Value, ir.Node]:
     """The end of the elementwise chain behind ``node``, which runs on phases as well (inside ``within``).
 
-    Quantisers and activations stay next to the convolution that runtimes fuse them into.
+    Activations and quantisers stay next to the convolution that runtimes fuse them into. With
+    ``stored`` the chain ends with the first QuantizeLinear, so that what follows moves bytes.
     """
     last = node
-    while True:
+    while not (stored and is_standard(last, "QuantizeLinear")):
         after = only_use(last.outputs[0])
         if after is None or not treats_all_alike(after) or after.inputs[0] is not last.outputs[0]:
-            return last.outputs[0], last
+            break
         if within is not None and after not in within:
-            return last.outputs[0], last
+            break
         last = after
+    return last.outputs[0], last
 
 
 def phase_shapes(node: ir.Node, last: ir.Node, channels: int) -> None:

@@ -14,6 +14,7 @@ from rubicc.passes.layout.phases import Geometry, fold, macs_per_output, spread_
 
 Formulation = Literal["rows", "gather", "planes"]
 PHASES = (2, 3, 4, 6, 8, 12, 16, 32)
+REGION_PHASES = (2, 4, 8, 16)  # a region has one number, so only those that suit most lengths
 
 
 @dataclass(frozen=True)
@@ -74,19 +75,25 @@ def spread_extra(geometry: Geometry, phases: int, rates: Rates) -> float:
     return geometry.inputs * (to.taps - geometry.taps) / rates.rate(to.outputs)
 
 
-def row_cost(geometry: Geometry, phases: int, rates: Rates) -> float:
-    """Convolution and both moves of the channels-last form, per output number."""
+def row_cost(geometry: Geometry, phases: int, rates: Rates, frames: int | None = None) -> float:
+    """Convolution and both moves of the channels-last form, per output number.
+
+    Args:
+        frames: the usual length of the input, where it is known; a remainder costs padding and cropping.
+    """
     if phases == 1:
         return conv_cost(geometry, 1, rates)
-    if geometry.groups == 1:  # nothing moves: frames in a row are channels of one group
-        return conv_cost(geometry, phases, rates)
-    inwards = geometry.inputs * geometry.stride / geometry.outputs
-    return conv_cost(geometry, phases, rates) + rates.move * (1 + inwards)
+    cost = conv_cost(geometry, phases, rates)
+    numbers = 1 + geometry.inputs * geometry.stride / geometry.outputs
+    if geometry.groups > 1:  # in one group nothing moves: frames in a row are its channels
+        cost += rates.move * numbers
+    if frames is not None and frames % (phases * geometry.stride):
+        cost += rates.move * numbers / 2
+    return cost
 
 
 def best_row_phases(
-    geometry: Geometry, formulation: Formulation, quantised: bool, choices: tuple[int, ...] = PHASES
+    geometry: Geometry, rates: Rates, choices: tuple[int, ...] = PHASES, frames: int | None = None
 ) -> int:
     """Phases with the lowest cost in a channels-last form; 1 where the convolution had better stay."""
-    rates = RATES[formulation, quantised]
-    return min((1, *choices), key=lambda phases: row_cost(geometry, phases, rates))
+    return min((1, *choices), key=lambda phases: row_cost(geometry, phases, rates, frames))

@@ -36,9 +36,11 @@ class Length:
     @property
     def number(self) -> int | None:
         """The length where it is static."""
-        if self.root.shape is None or not isinstance(self.root.shape[-1], int):
-            return None
-        length = int(self.root.shape[-1])
+        static = self.root.shape[-1] if self.root.shape is not None else None
+        return self.of(static) if isinstance(static, int) else None
+
+    def of(self, length: int) -> int:
+        """The length when the root has ``length`` positions."""
         for excess, stride in self.steps:
             length = (length + excess) // stride + 1
         return length

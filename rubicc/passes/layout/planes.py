@@ -8,7 +8,7 @@
     y  Reshape (N, M, s, tau)  Transpose (N, M, tau, s)  Reshape  [Slice]
 
 Where the length is no multiple of s, the last step holds positions that do not exist. Whatever a convolution
-over time reads is set to zero there, once per value.
+over time reads is set to zero there.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ class Planes:
         self._whole = number is not None and number % phases == 0
         self._steps = None if number is None else -(-number // phases)
         self._clean: set[ir.Value] = set()
-        self._masked: dict[ir.Value, ir.Value] = {}
         inside = set(region.nodes)
         self._outside = {
             value: [(use.node, use.idx) for use in value.uses() if use.node not in inside]
@@ -88,16 +87,17 @@ class Planes:
             self._edit.mark(maker)
             self._planes_behind(maker, shape.groups * shape.outputs, {})
             return
-        write = Writer(self._edit, self._first(uses), value)
+        write = Writer(self._edit, self._first(uses), value, stored=True)
         if not self._whole:
             write.pad(2, self._lengths.missing(self._region.length, self._phases, self._first(uses)))
         write.reshape(0, 0, -1, self._phases)
         write.transpose(0, 1, 3, 2)
         write.reshape(0, 0, -1)
-        write.value.shape = ir.Shape([*list(write.value.shape or ())[:2], self._long])
-        self._clean.add(write.value)
+        made = write.done()
+        made.shape = ir.Shape([*list(made.shape or ())[:2], self._long])
+        self._clean.add(made)
         for node, index in uses:
-            node.replace_input_with(index, write.value)
+            node.replace_input_with(index, made)
 
     def _first(self, uses: list[tuple[ir.Node, int]]) -> ir.Node:
         users = {node for node, _ in uses}
@@ -110,18 +110,19 @@ class Planes:
     def _fold(self, node: ir.Node, shape: Geometry, exits: dict[ir.Value, ir.Value]) -> None:
         value = node.inputs[0]
         assert value is not None
+        write = Writer(self._edit, node, value, stored=True)
         if shape.after and not self._whole and value not in self._clean:
-            value = self._zeroed(value, node)
-        write = Writer(self._edit, node, value)
+            exists = self._lengths.exists(self._region.length, self._phases, self._region.nodes[0])
+            write.select(exists)
         write.reshape(0, shape.groups * shape.inputs * self._phases, -1)
         fold_conv(self._edit, node, shape, self._phases, "cp")
-        node.replace_input_with(0, write.value)
+        node.replace_input_with(0, write.done())
         self._edit.mark(node)
         self._planes_behind(node, shape.groups * shape.outputs, exits)
 
     def _planes_behind(self, node: ir.Node, channels: int, exits: dict[ir.Value, ir.Value]) -> None:
         """Back to (N, M, s*tau) behind ``node`` and what runtimes fuse into it."""
-        result, last = chain_behind(node, set(self._region.nodes))
+        result, last = chain_behind(node, stored=True, within=set(self._region.nodes))
         uses = [(use.node, use.idx) for use in result.uses()]
         shown = result.shape
         phase_shapes(node, last, channels * self._phases)
@@ -131,13 +132,6 @@ class Planes:
         out.finish(result, ir.Shape([batch, channels, self._long]), uses)
         if result in exits:
             exits[result] = out.value
-
-    def _zeroed(self, value: ir.Value, node: ir.Node) -> ir.Value:
-        if value not in self._masked:
-            write = Writer(self._edit, node, value)
-            write.select(self._lengths.exists(self._region.length, self._phases, self._region.nodes[0]))
-            self._masked[value] = write.value
-        return self._masked[value]
 
     def _leave(self, value: ir.Value, uses: list[tuple[ir.Node, int]]) -> None:
         maker = value.producer()

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from rubicc.ir.graph import MADE_BY_KEY, Graph, source_of
-from rubicc.passes.layout.cost import PHASES, RATES, Formulation, best_row_phases
+from rubicc.passes.layout.cost import PHASES, RATES, REGION_PHASES, Formulation, best_row_phases
 from rubicc.passes.layout.geometry import geometry, is_conv1d, is_quantised, operands
 from rubicc.passes.layout.lengths import Length, LengthNodes, length_map
 from rubicc.passes.layout.operands import Stays
 from rubicc.passes.layout.phases import Geometry
 from rubicc.passes.layout.planes import Planes
-from rubicc.passes.layout.regions import best_choice, carried
+from rubicc.passes.layout.regions import Choice, best_choice, carried
 from rubicc.passes.layout.rows import fold_in_rows
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor
@@ -69,50 +69,70 @@ class Polyphase(Pass):
         if graph.opset < MIN_OPSET:
             self.note("graph", f"operator set {graph.opset} is older than {MIN_OPSET}: no layout change")
             return False
-        return self._planes(graph) if self.options.formulation == "planes" else self._rows(graph)
+        edit = Editor(graph, self.id)
+        made = LengthNodes(edit)
+        if self.options.formulation == "planes":
+            return self._planes(graph, edit, made)
+        plan, gather = self.row_plan(graph), self.options.formulation == "gather"
+        for node, shape, phases, length in plan:
+            fold_in_rows(edit, made, node, shape, phases, length, gather=gather)
+        return bool(plan)
 
-    def _rows(self, graph: Graph) -> bool:
+    def pays(self, graph: Graph) -> bool:
+        """Whether the pass would change ``graph``; leaves it as it is."""
+        if graph.opset < MIN_OPSET:
+            return False
+        if self.options.formulation == "planes":
+            return self.best_region(graph) is not None
+        return bool(self.row_plan(graph))
+
+    def row_plan(self, graph: Graph) -> list[tuple[ir.Node, Geometry, int, Length]]:
+        """Convolutions to be folded by themselves: node, geometry, phases, length of the input."""
         lengths = length_map(graph.ir)
-        plan: list[tuple[ir.Node, Geometry, int, Length]] = []
+        plan = []
         for node in graph.ir:
             value = node.inputs[0] if is_conv1d(node) else None
             if value is None or node.metadata_props.get(MADE_BY_KEY) == self.id:
                 continue
             try:
                 shape = geometry(node)
-                phases = self._phases_of(shape, is_quantised(node))
+                phases = self._row_phases(shape, is_quantised(node), _usual_frames(graph, lengths[value]))
                 if phases > 1:
                     operands(node)
                     plan.append((node, shape, phases, lengths[value]))
             except Stays as why:
                 self.note(source_of(node), f"convolution keeps its layout: {why}")
-        edit = Editor(graph, self.id)
-        made, gather = LengthNodes(edit), self.options.formulation == "gather"
-        for node, shape, phases, length in plan:
-            fold_in_rows(edit, made, node, shape, phases, length, gather=gather)
-        return bool(plan)
+        return plan
 
-    def _phases_of(self, shape: Geometry, quantised: bool) -> int:
+    def _row_phases(self, shape: Geometry, quantised: bool, frames: int | None) -> int:
+        chosen = self.options.phases
         if shape.taps == 1:
             return 1
-        if self.options.phases and self.options.force:
-            return self.options.phases
-        choices = (self.options.phases,) if self.options.phases else PHASES
-        best = best_row_phases(shape, self.options.formulation, quantised, choices)
+        if chosen and self.options.force:
+            return int(chosen)
+        rates = RATES[self.options.formulation, quantised]
+        best = best_row_phases(shape, rates, (chosen,) if chosen else PHASES, frames)
         return 2 if best == 1 and self.options.force else best
 
-    def _planes(self, graph: Graph) -> bool:
-        edit = Editor(graph, self.id)
-        made, changed = LengthNodes(edit), False
-        phases = (self.options.phases,) if self.options.phases else (2, 4, 8, 16)
-        while True:
-            lengths = length_map(graph.ir)
-            nodes = carried(graph.ir, lengths, self.id)
-            quantised = any(shape is not None and is_quantised(node) for node, shape in nodes.items())
-            choice = best_choice(
-                nodes, lengths, self.id, RATES["planes", quantised], phases, self.options.force
-            )
-            if choice is None:
-                return changed
+    def _planes(self, graph: Graph, edit: Editor, made: LengthNodes) -> bool:
+        changed = False
+        while (choice := self.best_region(graph)) is not None:
             Planes(edit, made, choice.region, choice.phases).rewrite()
             changed = True
+        return changed
+
+    def best_region(self, graph: Graph) -> Choice | None:
+        """The first region worth changing, with its phases."""
+        lengths = length_map(graph.ir)
+        nodes = carried(graph.ir, lengths, self.id)
+        quantised = any(shape is not None and is_quantised(node) for node, shape in nodes.items())
+        phases = (self.options.phases,) if self.options.phases else REGION_PHASES
+        return best_choice(nodes, lengths, self.id, RATES["planes", quantised], phases, self.options.force)
+
+
+def _usual_frames(graph: Graph, length: Length) -> int | None:
+    """Length of a value on the chunks the model is called with, where that is known."""
+    if length.number is not None:
+        return length.number
+    chunk = graph.meta.chunk if graph.meta is not None else None
+    return length.of(chunk) if chunk and length.root.is_graph_input() else None

@@ -38,16 +38,16 @@ def fold_in_rows(
     value = node.inputs[0]
     assert value is not None
     to = fold(geometry, phases)
-    write = Writer(edit, node, value)
+    write = Writer(edit, node, value, stored=not gather)
     write.transpose(0, 2, 1)
     if length.number is None or length.number % to.input_phases:
         write.pad(1, lengths.missing(length, to.input_phases, node))
     _bring(write, geometry.groups, geometry.inputs, to.input_phases, gather=gather, back=False)
     write.transpose(0, 2, 1)
     fold_conv(edit, node, geometry, phases, "pc")
-    node.replace_input_with(0, write.value)
+    node.replace_input_with(0, write.done())
     edit.mark(node)
-    result, last = chain_behind(node)
+    result, last = chain_behind(node, stored=not gather)
     channels = geometry.groups * geometry.outputs
     shown, uses = result.shape, [(use.node, use.idx) for use in result.uses()]
     phase_shapes(node, last, channels * phases)

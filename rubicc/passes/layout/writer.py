@@ -9,20 +9,51 @@ import numpy as np
 import onnx_ir as ir
 
 from rubicc.passes.layout.lengths import Length, LengthNodes
-from rubicc.passes.rewrite import Editor
+from rubicc.passes.rewrite import Editor, constant, is_standard
 
 
 class Writer:
     """Nodes that stand for ``like``, before it or, one behind the other, after ``after``.
 
+    With ``stored``, where the value to start from has just been dequantised, the chain works on the integers
+    before it and :meth:`done` dequantises: ONNX Runtime fuses a convolution only with the dequantisation
+    directly in front of it. OpenVINO wants quantiser and dequantiser side by side, and
+    moves bytes all the same.
+
     Attributes:
         value: what the chain has made so far.
     """
 
-    def __init__(self, edit: Editor, like: ir.Node, value: ir.Value, after: ir.Node | None = None) -> None:
-        self.value = value
+    def __init__(
+        self,
+        edit: Editor,
+        like: ir.Node,
+        value: ir.Value,
+        *,
+        after: ir.Node | None = None,
+        stored: bool = False,
+    ) -> None:
         self._edit, self._like, self._after = edit, like, after
         self._dims: list[Any] = list(value.shape) if value.shape is not None else [None] * 3
+        self._dequantise = _dequantiser(value) if stored else None
+        integers = None if self._dequantise is None else self._dequantise.inputs[0]
+        self.value = value if integers is None else integers
+
+    def done(self) -> ir.Value:
+        """The result, dequantised where the start was."""
+        old = self._dequantise
+        if old is None:
+            return self.value
+        dtype = old.outputs[0].dtype
+        self.value = self._made("DequantizeLinear", [self.value, *old.inputs[1:]], self._dims, None, dtype)
+        return self.value
+
+    def _zero(self) -> np.ndarray:
+        """What stands for zero in the values moved."""
+        assert self.value.dtype is not None
+        old = self._dequantise
+        zero = constant(old.inputs[2]) if old is not None and len(old.inputs) > 2 else None
+        return np.zeros((), self.value.dtype.numpy()) if zero is None else zero.reshape(())
 
     def transpose(self, *perm: int) -> None:
         """Permute the axes."""
@@ -35,9 +66,8 @@ class Writer:
 
     def gather(self, index: np.ndarray) -> None:
         """Permute the last axis."""
-        constant = self._edit.initializer(f"{self._like.name}_channels", index, self._like.graph)
         axis = len(self._dims) - 1
-        self._then("Gather", [constant], list(self._dims), {"axis": axis})
+        self._then("Gather", [self._constant("channels", index)], list(self._dims), {"axis": axis})
 
     def pad(self, axis: int, amount: ir.Value) -> None:
         """Append ``amount`` zeros (a one-element vector) along ``axis`` of three."""
@@ -47,7 +77,9 @@ class Writer:
         whole = self._made("Concat", pads, [6], {"axis": 0}, ir.DataType.INT64)
         dims = list(self._dims)
         dims[axis] = None
-        self._then("Pad", [whole], dims)
+        zero = self._zero()
+        fill = [self._constant("zero", zero)] if zero.any() else []
+        self._then("Pad", [whole, *fill], dims)
 
     def crop(self, axis: int, lengths: LengthNodes, length: Length) -> None:
         """Keep the first ``length`` positions along ``axis``."""
@@ -58,10 +90,7 @@ class Writer:
 
     def select(self, mask: ir.Value) -> None:
         """Zero where ``mask`` (bool, broadcast) does not hold."""
-        assert self.value.dtype is not None
-        zero = self._edit.initializer(
-            f"{self._like.name}_zero", np.zeros((), self.value.dtype.numpy()), self._like.graph
-        )
+        zero = self._constant("zero", self._zero())
         self.value = self._made("Where", [mask, self.value, zero], self._dims, None, self.value.dtype)
 
     def finish(self, old: ir.Value, shape: ir.Shape | None, uses: Sequence[tuple[ir.Node, int]]) -> None:
@@ -82,8 +111,10 @@ class Writer:
                 outputs[index] = self.value
 
     def _numbers(self, numbers: Sequence[int]) -> ir.Value:
-        array = np.asarray(numbers, np.int64)
-        return self._edit.initializer(f"{self._like.name}_numbers", array, self._like.graph)
+        return self._constant("numbers", np.asarray(numbers, np.int64))
+
+    def _constant(self, what: str, array: np.ndarray) -> ir.Value:
+        return self._edit.initializer(f"{self._like.name}_{what}", array, self._like.graph)
 
     def _then(
         self, op: str, inputs: list[ir.Value], dims: list[Any], attributes: dict[str, Any] | None = None
@@ -94,7 +125,7 @@ class Writer:
     def _made(
         self,
         op: str,
-        inputs: list[ir.Value],
+        inputs: Sequence[ir.Value | None],
         dims: list[Any],
         attributes: dict[str, Any] | None,
         dtype: ir.DataType | None,
@@ -109,6 +140,15 @@ class Writer:
             graph.insert_after(self._after, made)
             self._after = made
         return made.outputs[0]
+
+
+def _dequantiser(value: ir.Value) -> ir.Node | None:
+    """The DequantizeLinear that makes ``value``, when it treats all elements alike."""
+    node = value.producer()
+    if node is None or not is_standard(node, "DequantizeLinear"):
+        return None
+    alike = all((array := constant(v)) is not None and array.size == 1 for v in node.inputs[1:])
+    return node if alike else None
 
 
 def _reshaped(old: list[Any], dims: Sequence[int]) -> list[Any]:
