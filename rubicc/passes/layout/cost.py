@@ -13,6 +13,7 @@ from typing import Literal
 from rubicc.passes.layout.phases import Geometry, fold, macs_per_output, spread_geometry
 
 Formulation = Literal["rows", "gather", "planes"]
+FORMULATIONS: tuple[Formulation, ...] = ("rows", "gather", "planes")
 PHASES = (2, 3, 4, 6, 8, 12, 16, 32)
 REGION_PHASES = (2, 4, 8, 16)  # a region has one number, so only those that suit most lengths
 

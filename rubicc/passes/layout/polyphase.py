@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from rubicc.ir.graph import MADE_BY_KEY, Graph, source_of
-from rubicc.passes.layout.cost import PHASES, RATES, REGION_PHASES, Formulation, best_row_phases
+from rubicc.passes.layout.cost import FORMULATIONS, PHASES, RATES, REGION_PHASES, Formulation, best_row_phases
 from rubicc.passes.layout.geometry import geometry, is_conv1d, is_quantised, operands
 from rubicc.passes.layout.lengths import Length, LengthNodes, length_map
 from rubicc.passes.layout.operands import Stays
@@ -43,6 +43,7 @@ class Polyphase(Pass):
 
     id = "layout.polyphase"
     requires = frozenset({"constants-are-initializers", "shapes"})
+    ensures = frozenset({"phases"})
     tolerance = 2e-5
 
     @dataclass(frozen=True)
@@ -136,3 +137,15 @@ def _usual_frames(graph: Graph, length: Length) -> int | None:
         return length.number
     chunk = graph.meta.chunk if graph.meta is not None else None
     return length.of(chunk) if chunk and length.root.is_graph_input() else None
+
+
+def candidates(graph: Graph) -> tuple[Polyphase.Options, ...]:
+    """Options that would change ``graph``, the best guess first; at most three.
+
+    Args:
+        graph: with shapes; left as it is. Forms of a float graph are also those of its quantised one.
+    """
+    rows, gather, planes = (Polyphase.Options(name) for name in FORMULATIONS)
+    quantised = any(is_conv1d(node) and is_quantised(node) for node in graph.ir)
+    order = (gather, rows, planes) if quantised else (rows, planes, gather)
+    return tuple(options for options in order if Polyphase(options).pays(graph))
