@@ -18,7 +18,15 @@ COMPUTED_IN: dict[str, Precision] = {"fp32": "fp32", "fp16": "fp32", "bf16": "bf
 
 
 def compiled(case: Case, precision: str, out: Path, tune: float, threads: int) -> tuple[Path, float]:
-    """``rubicc.compile`` for the table's batch and length; an artefact already there is used again.
+    """An artefact for the table's batch and length; see :func:`compile_to`."""
+    flags = {"batch": case.network.batch, "tune": tune, "threads": threads}
+    return compile_to(case.path, out, precision, case.calib_path, flags)
+
+
+def compile_to(
+    model: Path, out: Path, precision: str, calib: Path, flags: dict[str, Any]
+) -> tuple[Path, float]:
+    """``rubicc.compile`` into ``out``; an artefact already there is used again.
 
     Returns:
         The folder, and the seconds it took (0 when it was there).
@@ -31,19 +39,12 @@ def compiled(case: Case, precision: str, out: Path, tune: float, threads: int) -
 
     if (out / "manifest.json").is_file():
         return out, 0.0
-    flags: dict[str, Any] = {
-        "target": "cpu",
-        "precision": precision,
-        "batch": case.network.batch,
-        "tune": tune,
-        "threads": threads,
-    }
     if precision in ("int8", "mixed", "auto"):
-        flags["calib"] = case.calib_path
+        flags = {**flags, "calib": calib}
     start = time.perf_counter()
     try:
         with quiet():
-            rubicc.compile(case.path, out=out, **flags)
+            rubicc.compile(model, out=out, target="cpu", precision=precision, **flags)
     except RubiccError as err:
         raise Refused(str(err).splitlines()[0][:300]) from err
     except Exception as err:  # a fault of ours must not cost the other engines' rows

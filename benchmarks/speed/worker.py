@@ -34,27 +34,12 @@ def network(name: str, args: argparse.Namespace) -> results.NetworkResult:
 
 def identities(args: argparse.Namespace) -> list[results.Identity]:
     """Artefacts compiled as users do, for calling rather than for the table's batch."""
-    import rubicc
-    from rubicc.errors import RubiccError
     from speed.identity import identities as found
 
     def compile_model(model: Path, arch: str, precision: str, calib: Path) -> Path:
         out = args.work / f"{model.stem}-{precision}"
-        flags = {"calib": calib} if precision != "fp32" else {}
-        try:
-            if not (out / "manifest.json").is_file():
-                rubicc.compile(
-                    model,
-                    out=out,
-                    target="cpu",
-                    precision=precision,
-                    arch=arch or None,
-                    tune=args.tune,
-                    **flags,
-                )
-        except RubiccError as err:
-            raise Refused(str(err).splitlines()[0][:300]) from err
-        return out
+        flags = {"arch": arch or None, "tune": args.tune}
+        return ours.compile_to(model, out, precision, calib, flags)[0]
 
     return found(compile_model, args.work)
 
