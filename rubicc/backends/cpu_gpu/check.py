@@ -30,6 +30,7 @@ EXCHANGED = frozenset(
         "BOOL",
     ]
 )  # types numpy holds and both runtimes exchange
+BIG_MODEL, BIG_WEIGHT = 64 << 20, 1 << 16
 MAX_MODEL_BYTES = (1 << 31) - (1 << 20)  # protobuf's limit, less room for metadata
 
 
@@ -132,7 +133,7 @@ def _operators(graph: Graph, target: Target) -> list[Finding]:
         from rubicc.backends.cpu_gpu.prepare import expand_quantisers
 
         graph, _ = expand_quantisers(graph)
-    model = graph.to_proto().SerializeToString()
+    model = _probe(graph).to_proto().SerializeToString()
     probes: dict[str, Callable[[bytes], runtimes.Refusal | None]] = {
         "onnxruntime": runtimes.try_onnxruntime,
         "openvino": runtimes.try_openvino,
@@ -141,8 +142,29 @@ def _operators(graph: Graph, target: Target) -> list[Finding]:
     wanted = ["onnxruntime"] if target.name == "gpu" else list(probes)
     usable = [name for name in wanted if name in runtimes.installed()]
     refusals = [refusal for name in usable if (refusal := probes[name](model)) is not None]
+    if refusals and weight_bytes(graph) > BIG_MODEL:  # it may have missed its weights
+        model = graph.to_proto().SerializeToString()
+        refusals = [refusal for name in usable if (refusal := probes[name](model)) is not None]
     severity: Severity = "error" if usable and len(refusals) == len(usable) else "warning"
     return [finding for refusal in refusals for finding in _explain(graph, refusal, severity)]
+
+
+def _probe(graph: Graph) -> Graph:
+    """The graph as it is given to the runtimes: of a big one a copy that takes its large matrices as inputs.
+
+    Whether a runtime has an operator does not depend on the weights, and loading them costs each runtime
+    seconds and gigabytes. The plan loads the emitted files whole.
+    """
+    if weight_bytes(graph) <= BIG_MODEL:
+        return graph
+    light = graph.clone()
+    for name, value in list(light.ir.initializers.items()):
+        big = value.const_value is not None and value.const_value.nbytes > BIG_WEIGHT
+        if big and all(node.op_type in ("MatMul", "Gather", "Add") for node, _ in value.uses()):
+            value.const_value = None
+            del light.ir.initializers[name]
+            light.ir.inputs.append(value)
+    return light
 
 
 def _explain(graph: Graph, refusal: runtimes.Refusal, level: Severity) -> list[Finding]:

@@ -139,7 +139,7 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-CPU-063": (
         "Step the native kernels do not take",
         "The network was understood, but a convolution or recurrent layer has a form the kernels do not "
-        "have; it is named. --runtime auto leaves native out; otherwise choose another --runtime.",
+        "have; it is named. Choose another --runtime; --runtime auto leaves native out by itself.",
     ),
     "RUB-CPU-D03": (
         "Runtime left out for its accuracy",
