@@ -52,6 +52,7 @@ class Planes:
             value: [(use.node, use.idx) for use in value.uses() if use.node not in inside]
             for value in region.exits
         }
+        self._shown = {value: ir.Shape(list(value.shape or [None] * 3)) for value in region.exits}
 
     def rewrite(self) -> None:
         """Entries, then convolutions in graph order, then exits."""
@@ -71,7 +72,7 @@ class Planes:
             if node in self._region.folded:
                 self._fold(node, self._region.folded[node], exits)
         for old, value in exits.items():
-            self._leave(value, self._outside[old])
+            self._leave(value, self._outside[old], self._shown[old])
 
     @property
     def _long(self) -> int | None:
@@ -133,7 +134,7 @@ class Planes:
         if result in exits:
             exits[result] = out.value
 
-    def _leave(self, value: ir.Value, uses: list[tuple[ir.Node, int]]) -> None:
+    def _leave(self, value: ir.Value, uses: list[tuple[ir.Node, int]], shown: ir.Shape) -> None:
         maker = value.producer()
         assert maker is not None
         out = Writer(self._edit, maker, value, after=maker)
@@ -142,5 +143,4 @@ class Planes:
         out.reshape(0, 0, -1)
         if not self._whole:
             out.crop(2, self._lengths, self._region.length)
-        shown = ir.Shape([*list(value.shape or [None] * 3)[:2], self._region.length.number])
         out.finish(value, shown, uses)
