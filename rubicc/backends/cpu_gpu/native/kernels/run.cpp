@@ -19,7 +19,7 @@
 
 #include "conv.h"
 #include "elementwise.h"
-#if __has_include("rnn.h")
+#if defined(RUBICC_RNN)
 #include "rnn.h"
 #endif
 
@@ -46,7 +46,7 @@ struct Workspace {
     std::vector<ptrdiff_t> item;  // distance between items of a sequence buffer
     std::unique_ptr<char, Free> memory;
     int items = 0, length = 0;
-#if __has_include("rnn.h")
+#if defined(RUBICC_RNN)
     Scratch scratch;
 #endif
 };
@@ -284,7 +284,7 @@ static void run_slice(const Call &c, Workspace &w, int first, int items, int me,
         const StepSpec &s = p.steps[n];
         const auto begin = std::chrono::steady_clock::now();
         if (s.op == RECURRENT) {
-#if __has_include("rnn.h")
+#if defined(RUBICC_RNN)
             const View x = w.views[s.x], y = w.views[s.y];
             if (me == 0)
                 run_rnn(*(const RnnStep *)s.recurrent, x.base, x.frame, y.base, y.frame, y.frames, items,

@@ -1,0 +1,129 @@
+"""The primitive operations between an ONNX graph and a program: single functions on channels x frames.
+
+Values are numbers; a value is written by one operation and read by any number of later ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from rubicc.backends.cpu_gpu.native.program import Activation, Quantised
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Something the kernels do not take.
+
+    Attributes:
+        node, source: where: node name and module path.
+        what: a noun phrase for "cannot run ...".
+    """
+
+    node: str
+    source: str
+    what: str
+
+
+@dataclass(frozen=True, eq=False)
+class ConvOp:
+    """Convolution or linear layer; ``weight`` (C_out, C_in / groups, taps), int8 with a scale per row."""
+
+    x: int
+    y: int
+    weight: np.ndarray
+    bias: np.ndarray
+    weight_scale: np.ndarray | None = None
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+    pads: tuple[int, int] = (0, 0)
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class RecurrentOp:
+    """One direction of a GRU or LSTM."""
+
+    x: int
+    y: int
+    cell: Literal["gru", "lstm"]
+    w_input: np.ndarray
+    w_hidden: np.ndarray
+    bias_input: np.ndarray
+    bias_hidden: np.ndarray
+    reverse: bool
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class UnaryOp:
+    """An elementwise function."""
+
+    x: int
+    y: int
+    activation: Activation
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class AddOp:
+    """Sum of two values."""
+
+    x: int
+    other: int
+    y: int
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class QuantOp:
+    """Rounding to unsigned 8 bit."""
+
+    x: int
+    y: int
+    quant: Quantised
+
+
+@dataclass(frozen=True, eq=False)
+class GatherOp:
+    """Channels picked by index, -1 for a constant."""
+
+    x: int
+    y: int
+    index: np.ndarray
+    constant: float
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class LogSoftmaxOp:
+    """Over channels."""
+
+    x: int
+    y: int
+    source: str = ""
+
+
+Op = ConvOp | RecurrentOp | UnaryOp | AddOp | QuantOp | GatherOp | LogSoftmaxOp
+
+
+@dataclass
+class Parsed:
+    """A graph as operations.
+
+    Attributes:
+        channels: by value.
+        reasons: why it could not be read; the rest is incomplete then.
+    """
+
+    ops: list[Op] = field(default_factory=list)
+    channels: list[int] = field(default_factory=list)
+    input: int = 0
+    output: int = 0
+    layout: Literal["TNC", "NCT"] = "TNC"
+    input_name: str = ""
+    output_name: str = ""
+    reasons: tuple[Reason, ...] = ()
