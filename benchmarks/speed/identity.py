@@ -17,12 +17,12 @@ CALIBRATION_SEED = 6_000_011
 Compile = Callable[[Path, str, str, Path], Path]  # (model, architecture or "", precision, calibration)
 
 
-def identities(compile_model: Compile, home: Path) -> list[Identity]:
+def identities(compile_model: Compile, home: Path, precision: str) -> list[Identity]:
     """The real network on real reads, and our own trained one on simulated reads it has never seen."""
-    return [_mgru(compile_model, home), _demo(compile_model, home)]
+    return [_mgru(compile_model, home, precision), _demo(compile_model, home, precision)]
 
 
-def _mgru(compile_model: Compile, home: Path) -> Identity:
+def _mgru(compile_model: Compile, home: Path, precision: str) -> Identity:
     name, reads = "taiyaki-mgru", "the seven mapped R9.4.1 reads"
     data = real_data()
     if data is None:
@@ -35,10 +35,12 @@ def _mgru(compile_model: Compile, home: Path) -> Identity:
         references.update(read_sequences(path))
     # Reads of the same chemistry, none of them among those that are judged.
     calibration = data / "r9_reads" / "multi_r9_lsk108.fast5"
-    return _compared(name, reads, model, name, data / "mapped", references, calibration, compile_model, home)
+    return _compared(
+        name, reads, model, name, data / "mapped", references, calibration, compile_model, home, precision
+    )
 
 
-def _demo(compile_model: Compile, home: Path) -> Identity:
+def _demo(compile_model: Compile, home: Path, precision: str) -> Identity:
     from importlib.resources import files
 
     from rubicc.genomics.simulate import simulate_reads, write_reads
@@ -50,7 +52,9 @@ def _demo(compile_model: Compile, home: Path) -> Identity:
     references = {read.read_id: read.sequence for read in held_out}
     model = Path(str(files("rubicc") / "data" / "demo_ctc.pt"))
     title = f"{HELD_OUT_READS} simulated held-out reads"
-    return _compared("demo-ctc", title, model, "", reads, references, calibration, compile_model, home)
+    return _compared(
+        "demo-ctc", title, model, "", reads, references, calibration, compile_model, home, precision
+    )
 
 
 def _compared(
@@ -63,13 +67,14 @@ def _compared(
     calibration: Path,
     compile_model: Compile,
     home: Path,
+    best: str,
 ) -> Identity:
     from rubicc import api
 
     found: dict[str, float] = {}
     missing, detail = 0, ""
     try:
-        for precision in ("fp32", "auto"):
+        for precision in ("fp32", best):
             artefact = compile_model(model, arch, precision, calibration)
             calls = home / f"{name}-{precision}.fastq"
             api.basecall(artefact, [reads], out=calls, target="cpu", force=True)
@@ -78,4 +83,4 @@ def _compared(
             missing, detail = len(references) - len(score.mapped), recorded(artefact)
     except Refused as err:
         return Identity(name, title, skipped=str(err))
-    return Identity(name, title, found["fp32"], found["auto"], detail, missing)
+    return Identity(name, title, found["fp32"], found[best], detail, missing)

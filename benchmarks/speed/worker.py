@@ -41,7 +41,7 @@ def identities(args: argparse.Namespace) -> list[results.Identity]:
         flags = {"arch": arch or None, "tune": args.tune}
         return ours.compile_to(model, out, precision, calib, flags)[0]
 
-    return found(compile_model, args.work)
+    return [item for name in args.ours for item in found(compile_model, args.work, name)]
 
 
 class _Bench:
