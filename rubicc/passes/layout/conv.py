@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from rubicc.passes.layout.geometry import operands
 from rubicc.passes.layout.lengths import treats_all_alike
-from rubicc.passes.layout.operands import Fill, Rearrange, rebuilt
+from rubicc.passes.layout.operands import Fill, Rearrange, drop_unused, rebuilt
 from rubicc.passes.layout.phases import (
     Geometry,
     Order,
@@ -52,8 +52,10 @@ def _set_operands(
 
     weight, bias = operands(node)
     node.replace_input_with(1, rebuilt(edit, weight, node, main, repeat))
+    drop_unused(edit, weight.value)
     if bias is not None:
         node.replace_input_with(2, rebuilt(edit, bias, node, repeat, repeat))
+        drop_unused(edit, bias.value)
 
 
 def _set_attributes(node: ir.Node, taps: int, stride: int, dilation: int, before: int, after: int) -> None:

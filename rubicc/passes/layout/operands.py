@@ -128,3 +128,18 @@ def _like(
     assert before.graph is not None
     before.graph.insert_before(before, made)
     return result
+
+
+def drop_unused(edit: Editor, value: ir.Value | None) -> None:
+    """Remove ``value``, what makes it and the constants behind it, as far as nothing reads them."""
+    if value is None or value.uses() or value.is_graph_output() or value.is_graph_input():
+        return
+    node, name = value.producer(), value.name
+    if node is not None and not any(other.uses() or other.is_graph_output() for other in node.outputs):
+        inputs = list(node.inputs)
+        edit.remove(node)
+        for before in inputs:
+            drop_unused(edit, before)
+    elif value.graph is not None and name is not None and name in value.graph.initializers:
+        del value.graph.initializers[name]
+        edit.release(name)

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from rubicc.passes.layout.conv import chain_behind, fold_conv, phase_shapes, spread_conv
 from rubicc.passes.layout.lengths import LengthNodes
+from rubicc.passes.layout.operands import drop_unused
 from rubicc.passes.layout.phases import Geometry
 from rubicc.passes.layout.regions import Region
 from rubicc.passes.layout.writer import Writer
@@ -118,6 +119,7 @@ class Planes:
         write.reshape(0, shape.groups * shape.inputs * self._phases, -1)
         fold_conv(self._edit, node, shape, self._phases, "cp")
         node.replace_input_with(0, write.done())
+        drop_unused(self._edit, value)
         self._edit.mark(node)
         self._planes_behind(node, shape.groups * shape.outputs, exits)
 

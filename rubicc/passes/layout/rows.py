@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from rubicc.passes.layout.conv import chain_behind, fold_conv, phase_shapes
 from rubicc.passes.layout.lengths import Length, LengthNodes
+from rubicc.passes.layout.operands import drop_unused
 from rubicc.passes.layout.phases import Geometry, block_moves, fold
 from rubicc.passes.layout.writer import Writer
 from rubicc.passes.rewrite import Editor
@@ -46,6 +47,7 @@ def fold_in_rows(
     write.transpose(0, 2, 1)
     fold_conv(edit, node, geometry, phases, "pc")
     node.replace_input_with(0, write.done())
+    drop_unused(edit, value)
     edit.mark(node)
     result, last = chain_behind(node, stored=not gather)
     channels = geometry.groups * geometry.outputs

@@ -46,6 +46,7 @@ class Writer:
             return self.value
         dtype = old.outputs[0].dtype
         self.value = self._made("DequantizeLinear", [self.value, *old.inputs[1:]], self._dims, None, dtype)
+        self._dequantise = None
         return self.value
 
     def _zero(self) -> np.ndarray:
