@@ -64,17 +64,18 @@ def interleave(
     *,
     min_rounds: int = 3,
     max_rounds: int = 1000,
+    warm_up: bool = True,
 ) -> dict[str, Timing]:
     """Time the calls in turns until ``seconds`` are over, every call equally often.
 
-    Each is called once untimed first. The order rotates from round to round, so that none always follows the
-    same neighbour (caches, clocks).
+    Each is called once untimed first, unless ``warm_up`` is off. The order rotates from round to round, so
+    that none always follows the same neighbour (caches, clocks).
 
     Args:
         seconds: budget in all; ``min_rounds`` are timed even when it is over.
     """
     names = list(calls)
-    for call in calls.values():
+    for call in calls.values() if warm_up else ():
         call()
     times: dict[str, list[float]] = {name: [] for name in names}
     end = time.perf_counter() + seconds

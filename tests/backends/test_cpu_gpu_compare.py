@@ -44,10 +44,10 @@ def emitted(graph: Graph, folder: Path, precision: str = "fp32") -> Path:
     return folder
 
 
-def test_both_runtimes_hold_the_limit(built) -> None:
+def test_every_runtime_holds_the_limit(built) -> None:
     x = signal(2, 300)
     found = compare(built.folder, {"x": x}, built.expected(x))
-    assert set(found) == {"onnxruntime", "openvino"}
+    assert set(found) - {"native"} == {"onnxruntime", "openvino"}
     for gaps in found.values():
         assert require(gaps, LIMIT, code="RUB-DRV-001").snr_db > 110
 
@@ -152,8 +152,8 @@ def test_bf16_is_coarser_where_the_cpu_has_it(conv, tmp_path: Path) -> None:
     if not openvino_takes_bf16():
         pytest.skip("this CPU has no bf16")
     x = signal(2, 300)
-    (gaps,) = compare(emitted(conv.graph, tmp_path, "bf16"), {"x": x}, conv.expected(x)).values()
-    assert 25 < gaps["y"].snr_db < 80
+    found = compare(emitted(conv.graph, tmp_path, "bf16"), {"x": x}, conv.expected(x))
+    assert "openvino" in found and all(25 < gaps["y"].snr_db < 80 for gaps in found.values())
 
 
 def test_bench_measures_candidates_in_turns(conv) -> None:

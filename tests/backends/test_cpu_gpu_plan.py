@@ -36,6 +36,7 @@ class Sleeper:
 def speeds(monkeypatch: pytest.MonkeyPatch):
     def use(**delays: float) -> None:
         monkeypatch.setattr(Sleeper, "delays", delays)
+        monkeypatch.setattr(runtimes, "missing", lambda name: "" if name in delays else "not here")
         for name in delays:
             monkeypatch.setitem(runner.ENGINES, name, type(name, (Sleeper,), {}))
 
@@ -49,10 +50,10 @@ def test_auto_measures_both_runtimes_on_real_sized_input(conv) -> None:
     measured = made.evidence["measured"]
     batch, *rest = measured["shapes"]["x"]
     assert rest == [1, 240] and 1 <= batch <= 32
-    assert set(measured["timings"]) == {"onnxruntime", "openvino"}
+    assert set(measured["timings"]) == set(runtimes.installed()) >= {"onnxruntime", "openvino"}
     for timing in measured["timings"].values():
-        assert 0 < timing["min_ms"] <= timing["median_ms"] <= timing["p99_ms"] and timing["count"] >= 3
-    assert made.runtime in made.runtimes == ("onnxruntime", "openvino")
+        assert 0 < timing["min_ms"] <= timing["median_ms"] <= timing["p99_ms"] and timing["count"] >= 2
+    assert made.runtime in made.runtimes == runtimes.installed()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,8 @@ def test_a_runtime_that_is_not_installed(conv, monkeypatch: pytest.MonkeyPatch) 
 def test_bf16_is_openvino_and_only_where_asked(conv, tmp_path) -> None:
     made = plan(conv.graph, CPU, precision="bf16")
     data = description(conv.graph, made, b"")
-    assert made.runtimes == ("openvino",) and data["openvino"]["inference_precision"] == "bf16"
+    assert set(made.runtimes) - {"native"} == {"openvino"}
+    assert data["openvino"]["inference_precision"] == "bf16"
     fp32 = description(conv.graph, plan(conv.graph, CPU, runtime="openvino"), b"")
     assert fp32["openvino"]["inference_precision"] == "f32"
 

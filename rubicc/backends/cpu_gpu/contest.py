@@ -28,6 +28,7 @@ class Contestant:
         name: unique in its contest.
         rank: simpler ones are smaller.
         call: one round of work on ``items`` batch items.
+        expected: seconds of a call at a guess; slow ones are called fewer times, and not to warm up.
         judge: whether its outputs are right; asked at most once, and only if it is fast enough to matter.
         leave: called when it is out of the contest.
     """
@@ -38,6 +39,7 @@ class Contestant:
     items: int
     judge: Callable[[], Judgement]
     leave: Callable[[], None] = lambda: None
+    expected: float = 0.0
 
 
 @dataclass
@@ -63,7 +65,8 @@ def contest(contestants: Sequence[Contestant], seconds: float) -> Result:
     """Find the fastest accurate contestant.
 
     Args:
-        seconds: of measuring in all, judging not counted; every round is taken once even when it is over.
+        seconds: of measuring in all, judging not counted; everybody is called at least once even when it is
+            over.
     """
     result = Result(None)
     alive = list(contestants)
@@ -90,7 +93,12 @@ def contest(contestants: Sequence[Contestant], seconds: float) -> Result:
 
 
 def _measure(alive: Sequence[Contestant], seconds: float, rounds: int) -> dict[str, measure.Timing]:
-    timings = measure.interleave({one.name: one.call for one in alive}, seconds, min_rounds=rounds)
+    calls = {one.name: one.call for one in alive}
+    fit = seconds / max(sum(one.expected for one in alive), 1e-9)
+    hurry = fit < rounds + 1
+    timings = measure.interleave(
+        calls, seconds, min_rounds=max(1, int(fit)) if hurry else rounds, warm_up=not hurry
+    )
     return {
         one.name: measure.Timing(tuple(second / one.items for second in timings[one.name].seconds))
         for one in alive

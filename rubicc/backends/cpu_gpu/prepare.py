@@ -152,7 +152,7 @@ def layouts_of(graph: Graph) -> list[tuple[tuple[str, Any], ...]]:
     names = [option.name for option in fields(default)]
     found = [
         tuple((n, v) for n in sorted(names) if (v := getattr(one, n)) != getattr(default, n))
-        for one in getattr(polyphase, "candidates", lambda _: ())(graph)
+        for one in polyphase.candidates(graph)
     ]
     return list(dict.fromkeys(found))
 

@@ -114,11 +114,15 @@ def _first(
     seconds = ask.seconds * (FIRST_SHARE if ask.refines else 1.0)
     latency = ask.objective == "latency"
     if len(loaded) == 1:  # needs no measuring, and the proof of the emitted files judges it
-        only = contestant(loaded[0], (), feeds_of(loaded[0].graph, 1, ask), pool, None)
+        only = contestant(loaded[0], (), feeds_of(loaded[0].graph, 1, ask), pool, None, 0.0)
         return Result(only, "the only candidate"), {}
-    batch = 1 if latency else affordable(seconds_per_item(loaded, ask), usual, seconds)
+    each = seconds_per_item(loaded, ask)
+    batch = 1 if latency else affordable(each, usual, seconds)
     feeds = feeds_of(loaded[0].graph, batch // streams, ask)
-    runners = [contestant(one, _first_rank(one), feeds, pool, ask.gate) for one in loaded]
+    runners = [
+        contestant(one, _first_rank(one), feeds, pool, ask.gate, guess)
+        for one, guess in zip(loaded, each, strict=True)
+    ]
     result = contest(runners, max(0.0, seconds - (time.perf_counter() - begin)))
     shape = {name: [array.shape[0] * streams, *array.shape[1:]] for name, array in feeds.items()}
     timings = {name: timing.to_dict() for name, timing in result.timings.items()}
@@ -131,14 +135,15 @@ def _more_at_once(
     """Streams at the largest batch that can be afforded, then the batch; by rule where the time is over."""
     start = time.perf_counter()
     rule = min(best.streams, usual)
-    (each,) = seconds_per_item([best], ask)
     shown: dict[str, Any] = {}
     engines = {best.streams: best}
+    (each,) = seconds_per_item([best], ask) if seconds > 0 else (math.inf,)
     if ask.streams is None and seconds > 0 and best.streams > 1:
         engines[1] = again(best, ask, ask.cores, 1)
         batch = max(best.streams, affordable([each, each], usual, seconds / 2))
+        feeds = {n: feeds_of(best.graph, batch // n, ask) for n in engines}
         runners = [
-            contestant(one, (n != rule,), feeds_of(one.graph, batch // n, ask), pool, None, f"streams={n}")
+            contestant(one, (n != rule,), feeds[n], pool, None, each, f"streams={n}")
             for n, one in engines.items()
         ]
         result = contest(runners, seconds / 2)
@@ -152,7 +157,7 @@ def _more_at_once(
     if len(fit) > 1:
         one = engines.get(rule, best)
         runners = [
-            contestant(one, (rank,), feeds_of(one.graph, n // rule, ask), pool, None, f"batch={n}")
+            contestant(one, (rank,), feeds_of(one.graph, n // rule, ask), pool, None, each, f"batch={n}")
             for rank, n in enumerate(fit)
         ]
         result = contest(runners, left)
@@ -181,8 +186,9 @@ def _faster_call(
     if seconds > 0 and ask.cores > 1:
         engines = {ask.cores: best, 1: again(best, ask, 1, 1)}
         feeds = feeds_of(best.graph, 1, ask)
+        (each,) = seconds_per_item([best], ask)
         runners = [
-            contestant(one, (n != ask.cores,), feeds, pool, None, f"threads={n}")
+            contestant(one, (n != ask.cores,), feeds, pool, None, each, f"threads={n}")
             for n, one in engines.items()
         ]
         result = contest(runners, seconds)
