@@ -38,6 +38,9 @@ _TABLE: dict[str, str] = {
     "layout.polyphase": "rubicc.passes.layout.polyphase",
     "lower.expand-quant": "rubicc.passes.lower.expand_quant",
     "lower.to-fp16": "rubicc.passes.lower.to_fp16",
+    "quantize.bias-correction": "rubicc.passes.quantize.bias_correction",
+    "quantize.insert": "rubicc.passes.quantize.insert",
+    "quantize.to-qdq": "rubicc.passes.quantize.to_qdq",
 }
 
 

@@ -19,9 +19,7 @@
 
 #include "conv.h"
 #include "elementwise.h"
-#if defined(RUBICC_RNN)
 #include "rnn.h"
-#endif
 
 namespace rubicc {
 
@@ -46,9 +44,7 @@ struct Workspace {
     std::vector<ptrdiff_t> item;  // distance between items of a sequence buffer
     std::unique_ptr<char, Free> memory;
     int items = 0, length = 0;
-#if defined(RUBICC_RNN)
     Scratch scratch;
-#endif
 };
 
 struct Program {
@@ -284,12 +280,10 @@ static void run_slice(const Call &c, Workspace &w, int first, int items, int me,
         const StepSpec &s = p.steps[n];
         const auto begin = std::chrono::steady_clock::now();
         if (s.op == RECURRENT) {
-#if defined(RUBICC_RNN)
             const View x = w.views[s.x], y = w.views[s.y];
             if (me == 0)
                 run_rnn(*(const RnnStep *)s.recurrent, x.base, x.frame, y.base, y.frame, y.frames, items,
                         w.scratch);
-#endif
         } else {
             for (int i = 0; i < items; ++i) {
                 const View x = item_view(w, s.x, i), y = item_view(w, s.y, i);
@@ -318,15 +312,21 @@ static void run_items(const Call &c, Pool &pool, int threads) {
     const int whole = side_by_side ? c.items : c.items - c.items % threads;
     if (whole) {
         std::atomic<int> next{0};
+        std::atomic<bool> full{false};  // no exception may leave a thread of the pool
         pool.run(std::min(threads, (whole + slice - 1) / slice), [&](int) {
             Barrier alone;
-            for (int first; (first = next.fetch_add(slice)) < whole;) {
-                const int items = std::min(slice, whole - first);
-                auto w = c.program.take(items, c.length);
-                run_slice(c, *w, first, items, 0, alone);
-                c.program.give(std::move(w));
+            try {
+                for (int first; (first = next.fetch_add(slice)) < whole;) {
+                    const int items = std::min(slice, whole - first);
+                    auto w = c.program.take(items, c.length);
+                    run_slice(c, *w, first, items, 0, alone);
+                    c.program.give(std::move(w));
+                }
+            } catch (const std::bad_alloc &) {
+                full = true;
             }
         });
+        if (full) throw std::bad_alloc();
     }
     for (int item = whole; item < c.items; ++item) {
         auto w = c.program.take(1, c.length);

@@ -1,0 +1,167 @@
+"""Puts 8-bit quantisers before products whose ranges are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from rubicc.ir.graph import QONNX_DOMAIN, Graph
+from rubicc.passes.registry import Pass, register
+from rubicc.passes.rewrite import Editor, constant, is_standard
+
+PRODUCTS = ("Conv", "MatMul", "Gemm")
+RECURRENT = ("GRU", "LSTM")
+WEIGHT_LIMIT = 127  # narrow: -127 to 127, so that no product of extremes needs a special case
+
+
+@dataclass(frozen=True)
+class Options:
+    """Formats of values by name: scale and zero point of unsigned 8 bit.
+
+    Attributes:
+        formats: a product whose input stands here is quantised, with its weights.
+        outputs: also round these values (outputs of products and what joins them in sums).
+        recurrent: weights of GRU and LSTM rounded to int8 per row.
+    """
+
+    formats: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    outputs: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    recurrent: bool = False
+
+
+@register
+class InsertQuantisers(Pass):
+    """Quantisers before every product with a known input range, one per value, shared by those that read it.
+
+    ::
+
+        before   x -> Conv(W)                 after   x -> Quant(u8) -> Conv(Quant(W, s8 per channel))
+                 x -> Add                             x -> Add
+    """
+
+    id = "quantize.insert"
+    exact = False
+    tolerance = 1.0
+    Options = Options
+    options: Options
+
+    def run(self, graph: Graph) -> bool:
+        """See :class:`Pass`."""
+        edit = Editor(graph, self.id)
+        rounded: dict[ir.Value, ir.Value] = {}
+        changed = False
+        for node in graph.nodes:
+            if is_standard(node, *PRODUCTS) and quantisable(node):
+                x = node.inputs[0]
+                if x is None or x.name not in self.options.formats:
+                    continue
+                if x not in rounded:
+                    scale, zero = self.options.formats[x.name]
+                    rounded[x] = _quantiser(edit, node, x, np.float32(scale), zero, signed=False)
+                node.replace_input_with(0, rounded[x])
+                _round_weight(edit, node, 1, channel_axis(node))
+                changed = True
+            elif self.options.recurrent and is_standard(node, *RECURRENT) and recurrent_float(node):
+                for index in (1, 2):
+                    _round_weight(edit, node, index, 1)
+                changed = True
+        for name, (scale, zero) in self.options.outputs.items():
+            changed |= self._round_output(graph, edit, name, np.float32(scale), zero)
+        graph.model.opset_imports.setdefault(QONNX_DOMAIN, 1)
+        return changed
+
+    def _round_output(self, graph: Graph, edit: Editor, name: str, scale: np.float32, zero: int) -> bool:
+        """A quantiser behind a value, for all that read it."""
+        found = [v for node in graph.nodes for v in node.outputs if v.name == name]
+        if not found or found[0].is_graph_output():
+            return False
+        value, producer = found[0], found[0].producer()
+        if producer is None or all(_is_quant(use.node) for use in value.uses()):
+            return False
+        users = [use for use in value.uses() if not _is_quant(use.node)]
+        made = _quantiser(edit, producer, value, scale, zero, signed=False, after=True)
+        for use in users:
+            use.node.replace_input_with(use.idx, made)
+        return True
+
+
+def quantisable(node: ir.Node) -> bool:
+    """A float product of a computed value and constant weights that are not quantised yet."""
+    weight = constant(node.inputs[1])
+    x = node.inputs[0]
+    plain = weight is not None and weight.dtype == np.float32 and weight.ndim >= 2 and x is not None
+    if not plain or (node.op_type == "Gemm" and node.attributes.get_int("transA", 0)):
+        return False
+    return x is not None and constant(x) is None and not _is_quant(x.producer())
+
+
+def recurrent_float(node: ir.Node) -> bool:
+    """A GRU or LSTM whose weights are float constants."""
+    arrays = [constant(node.inputs[index]) for index in (1, 2)]
+    return all(array is not None and array.dtype == np.float32 for array in arrays)
+
+
+def channel_axis(node: ir.Node) -> int:
+    """Axis of the weights' output channels."""
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and node.attributes.get_int("transB", 0)):
+        return 0
+    weight = constant(node.inputs[1])
+    return 1 if weight is None else weight.ndim - 1
+
+
+def weight_scale(weight: np.ndarray, axis: int) -> np.ndarray:
+    """Scale per channel, in a shape that broadcasts against ``weight``."""
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    peak = np.abs(weight).max(axis=others, keepdims=True)
+    return np.asarray(np.where(peak > 0, peak, 1.0) / WEIGHT_LIMIT, np.float32)
+
+
+def rounded_weight(weight: np.ndarray, axis: int) -> np.ndarray:
+    """What the quantiser makes of ``weight``."""
+    scale = weight_scale(weight, axis)
+    return np.asarray(np.clip(np.rint(weight / scale), -WEIGHT_LIMIT, WEIGHT_LIMIT) * scale, np.float32)
+
+
+def _is_quant(node: ir.Node | None) -> bool:
+    return node is not None and node.domain == QONNX_DOMAIN and node.op_type in ("Quant", "IntQuant")
+
+
+def _round_weight(edit: Editor, node: ir.Node, index: int, axis: int) -> None:
+    value = node.inputs[index]
+    weight = constant(value)
+    if value is None or weight is None:
+        return
+    scale = weight_scale(weight, axis)
+    node.replace_input_with(index, _quantiser(edit, node, value, scale, 0, signed=True))
+
+
+def _quantiser(
+    edit: Editor,
+    like: ir.Node,
+    value: ir.Value,
+    scale: np.ndarray | np.float32,
+    zero: int,
+    *,
+    signed: bool,
+    after: bool = False,
+) -> ir.Value:
+    stem = edit.fresh_node(f"{like.name or like.op_type}/Quant")
+    numbers = [np.asarray(scale, np.float32), np.asarray(zero, np.float32), np.asarray(8, np.float32)]
+    inputs = [
+        edit.initializer(f"{stem}_{what}", array)
+        for what, array in zip(("scale", "zero", "bits"), numbers, strict=True)
+    ]
+    attributes = {"signed": int(signed), "narrow": int(signed), "rounding_mode": "ROUND"}
+    node = ir.node("Quant", [value, *inputs], attributes, domain=QONNX_DOMAIN, num_outputs=1, name=stem)
+    out = node.outputs[0]
+    out.name = edit.fresh(f"{stem}_out")
+    out.shape = value.shape.copy() if value.shape is not None else None
+    out.type = ir.TensorType(ir.DataType.FLOAT)
+    edit.stamp(node, like)
+    if like.graph is None:
+        raise ValueError("the node is in no graph")
+    (like.graph.insert_after if after else like.graph.insert_before)(like, node)
+    return out
