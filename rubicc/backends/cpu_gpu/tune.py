@@ -232,4 +232,6 @@ def _recalled(key: str, forms: Sequence[Form], maker: Maker, ask: Ask) -> Tuned 
         tune_cache.ignored(key, f"its form cannot be made: {err.what}")
         return None
     threads, batch, streams = numbers
-    return Tuned(form, prepared, maker, str(name), threads, batch, streams, {**evidence, "cached": True})
+    reason = f"{evidence.get('reason', '')} (measured here earlier)"
+    said = {**evidence, "reason": reason, "cached": True}
+    return Tuned(form, prepared, maker, str(name), threads, batch, streams, said)

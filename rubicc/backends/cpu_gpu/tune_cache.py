@@ -8,6 +8,7 @@ anybody else's: what is not of the expected form is ignored with a warning, and 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -40,7 +41,19 @@ def folder() -> Path:
 
 def machine() -> dict[str, Any]:
     """What a measured choice depends on beside the model and the settings."""
-    return {"cpu": cpu(), "cores": cores(), "versions": library_versions(LIBRARIES)}
+    return {"cpu": cpu(), "cores": cores(), "versions": library_versions(LIBRARIES), "rubicc": _sources()}
+
+
+@functools.cache
+def _sources() -> str:
+    """Digest of what makes and runs forms in this rubicc: in a checkout the version says too little."""
+    root = Path(__file__).parents[2]
+    whole = hashlib.sha256()
+    for room in ("passes", "backends"):
+        for path in sorted((root / room).rglob("*")):
+            if path.suffix in (".py", ".h", ".cpp"):
+                whole.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return whole.hexdigest()
 
 
 def key_of(**parts: Any) -> str:
