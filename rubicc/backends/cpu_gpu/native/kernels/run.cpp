@@ -41,7 +41,7 @@ struct Free {
 // Memory of one thread for one (items, length).
 struct Workspace {
     std::vector<View> views;  // of item 0 of the slice
-    std::vector<ptrdiff_t> item;  // distance between items of a sequence buffer
+    std::vector<ptrdiff_t> item;  // distance between items of a buffer
     std::unique_ptr<char, Free> memory;
     int items = 0, length = 0;
     Scratch scratch;
@@ -123,6 +123,11 @@ struct Program {
                 // An odd number of cache lines between blocks keeps them out of each other's cache sets.
                 v.block = ((rows * v.frame + 63) / 64 | 1) * 64;
                 total = blocks * v.block;
+            }
+            if (!buffer.sequence) {
+                total = (total + 63) / 64 * 64;
+                w->item[b] = total;
+                total *= items;
             }
             lead[b] = buffer.pad_before * v.frame;
             size[buffer.slot] = std::max(size[buffer.slot], (total + 127) / 64 * 64);
