@@ -209,8 +209,10 @@ def _is_integer(graph: Graph) -> bool:
 
 def _quantised(made: Material, precision: str) -> tuple[Graph, list[Decision], dict[str, Any]]:
     """The float graph with QONNX quantisers, calibrated."""
-    from rubicc.passes.quantize.post_training import quantise
+    from rubicc.passes.quantize.post_training import Options, quantise
 
     feeds = list(made.calib) or ([made.feeds] if made.feeds is not None else [])
-    found = quantise(made.graph, feeds, gate_db=made.snr(precision))
+    gate = made.snr(precision) if precision == "mixed" else None
+    options = Options(quantise_outputs=made.quantise_outputs)
+    found = quantise(made.graph, feeds, gate_db=gate, options=options)
     return found.graph, list(found.decisions), dict(found.evidence)

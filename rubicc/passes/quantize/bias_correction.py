@@ -16,9 +16,13 @@ from rubicc.passes.rewrite import Editor, constant, is_standard
 
 @dataclass(frozen=True)
 class Options:
-    """``means``: mean per channel of the inputs of the convolutions that will be quantised, by value name."""
+    """``means``: mean per channel of the inputs of the convolutions that will be quantised, by value name.
+
+    ``skip``: names of nodes that stay in float.
+    """
 
     means: Mapping[str, np.ndarray] = field(default_factory=dict)
+    skip: frozenset[str | None] = frozenset()
 
 
 @register
@@ -45,7 +49,7 @@ class CorrectBias(Pass):
         changed = False
         for node in graph.nodes:
             x = node.inputs[0] if node.inputs else None
-            if x is None or not is_standard(node, "Conv") or x.name not in self.options.means:
+            if x is None or not is_standard(node, "Conv") or x.name not in self.options.means or node.name in self.options.skip:
                 continue
             if quantisable(node):
                 changed |= self._correct(edit, node, self.options.means[x.name])

@@ -25,11 +25,13 @@ class Options:
         formats: a product whose input stands here is quantised, with its weights.
         outputs: also round these values (outputs of products and what joins them in sums).
         recurrent: weights of GRU and LSTM rounded to int8 per row.
+        skip: names of nodes that stay in float.
     """
 
     formats: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     outputs: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     recurrent: bool = False
+    skip: frozenset[str | None] = frozenset()
 
 
 @register
@@ -54,6 +56,8 @@ class InsertQuantisers(Pass):
         rounded: dict[ir.Value, ir.Value] = {}
         changed = False
         for node in graph.nodes:
+            if node.name in self.options.skip:
+                continue
             if is_standard(node, *PRODUCTS) and quantisable(node):
                 x = node.inputs[0]
                 if x is None or x.name not in self.options.formats:
