@@ -68,8 +68,8 @@ def layer(
     rng = np.random.default_rng(seed)
     rows = pack_rnn.GATES[cell] * hidden
     w = {
-        "w_input": rng.normal(size=(rows, inputs)).astype(np.float32) * 1.2 / np.sqrt(inputs),
-        "w_hidden": rng.normal(size=(rows, hidden)).astype(np.float32) * 1.2 / np.sqrt(hidden),
+        "w_input": (rng.normal(size=(rows, inputs)) * 1.2 / np.sqrt(inputs)).astype(np.float32),
+        "w_hidden": (rng.normal(size=(rows, hidden)) * 1.2 / np.sqrt(hidden)).astype(np.float32),
     }
     if compute == "u8":
         for name in ("input", "hidden"):

@@ -103,6 +103,7 @@ struct Tile {
     char *y;      // the result, of y_kind
     ptrdiff_t kept_row, state_row, y_row;
     int rows;
+    bool same;  // the result is stored as the state is
     const View *result;
 };
 
@@ -120,17 +121,15 @@ inline f16v gate(const Tile<Dot> &t, int r, int v, int gates) {
 
 template <class Dot>
 inline void put(const Tile<Dot> &t, int r, f16v h) {
-    char *to = t.state + r * t.state_row;
-    if (kind_of<Dot>() == F32) {
-        store(to, h);
-    } else if (kind_of<Dot>() == BF16) {
-        store(to, to_bf16(h));
-    } else {
-        // In [1, 255]: the state lies in [-1, 1], so nothing saturates.
-        const i16v q = to_int(h * 127.0f) + 128;
-        store(to, __builtin_convertvector(q, b16v));
-    }
-    store16(*t.result, t.y + r * t.y_row, h);
+    char *to = t.state + r * t.state_row, *y = t.y + r * t.y_row;
+    const auto both = [&](auto bits) {
+        store(to, bits);
+        if (t.same) store(y, bits);
+    };
+    if (kind_of<Dot>() == F32) both(h);
+    else if (kind_of<Dot>() == BF16) both(to_bf16(h));
+    else both(saturate(to_int(h * 127.0f) + 128));  // the state lies in [-1, 1]
+    if (!t.same) store16(*t.result, y, h);
 }
 
 template <class Dot>
@@ -222,6 +221,8 @@ class Rnn {
         result_.kind = step.y_kind;
         result_.scale = step.y_scale;
         result_.zero = step.y_zero;
+        same_ = step.y_kind == kind_of<Dot>() &&
+                (step.y_kind != U8 || (step.y_scale == 1.0 / 127 && step.y_zero == 128));
     }
 
     void run(const char *x, ptrdiff_t x_frame, char *y, ptrdiff_t y_frame, int frames) {
@@ -278,6 +279,7 @@ class Rnn {
                 tile.y = y + first * y_row + panel * 16 * size_of(s_.y_kind);
                 tile.y_row = y_row;
                 tile.rows = n;
+                tile.same = same_;
                 tile.result = &result_;
                 gates(tile);
             });
@@ -298,6 +300,7 @@ class Rnn {
     char *now_, *next_;
     int32_t *offsets_;
     View result_;
+    bool same_;
 };
 
 template <class Dot>
