@@ -15,7 +15,7 @@ from rubicc.passes.rewrite import Editor, constant, is_standard
 
 
 @dataclass(frozen=True)
-class Options:
+class BiasOptions:
     """``means``: mean per channel of the inputs of the convolutions that will be quantised, by value name.
 
     ``skip``: names of nodes that stay in float.
@@ -40,8 +40,8 @@ class CorrectBias(Pass):
     id = "quantize.bias-correction"
     exact = False
     tolerance = 1.0
-    Options = Options
-    options: Options
+    Options = BiasOptions
+    options: BiasOptions
 
     def run(self, graph: Graph) -> bool:
         """See :class:`Pass`."""
@@ -49,7 +49,12 @@ class CorrectBias(Pass):
         changed = False
         for node in graph.nodes:
             x = node.inputs[0] if node.inputs else None
-            if x is None or not is_standard(node, "Conv") or x.name not in self.options.means or node.name in self.options.skip:
+            if (
+                x is None
+                or not is_standard(node, "Conv")
+                or x.name not in self.options.means
+                or node.name in self.options.skip
+            ):
                 continue
             if quantisable(node):
                 changed |= self._correct(edit, node, self.options.means[x.name])

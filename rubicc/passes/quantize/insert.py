@@ -18,7 +18,7 @@ WEIGHT_LIMIT = 127  # narrow: -127 to 127, so that no product of extremes needs 
 
 
 @dataclass(frozen=True)
-class Options:
+class InsertOptions:
     """Formats of values by name: scale and zero point of unsigned 8 bit.
 
     Attributes:
@@ -47,8 +47,8 @@ class InsertQuantisers(Pass):
     id = "quantize.insert"
     exact = False
     tolerance = 1.0
-    Options = Options
-    options: Options
+    Options = InsertOptions
+    options: InsertOptions
 
     def run(self, graph: Graph) -> bool:
         """See :class:`Pass`."""
@@ -60,10 +60,11 @@ class InsertQuantisers(Pass):
                 continue
             if is_standard(node, *PRODUCTS) and quantisable(node):
                 x = node.inputs[0]
-                if x is None or x.name not in self.options.formats:
+                known = self.options.formats.get(x.name or "") if x is not None else None
+                if x is None or known is None:
                     continue
                 if x not in rounded:
-                    scale, zero = self.options.formats[x.name]
+                    scale, zero = known
                     rounded[x] = _quantiser(edit, node, x, np.float32(scale), zero, signed=False)
                 node.replace_input_with(0, rounded[x])
                 _round_weight(edit, node, 1, channel_axis(node))
@@ -97,7 +98,7 @@ def quantisable(node: ir.Node) -> bool:
     weight = constant(node.inputs[1])
     x = node.inputs[0]
     plain = weight is not None and weight.dtype == np.float32 and weight.ndim >= 2 and x is not None
-    if not plain or (node.op_type == "Gemm" and node.attributes.get_int("transA", 0)):
+    if not plain or (node.op_type == "Gemm" and "transA" in node.attributes):
         return False
     return x is not None and constant(x) is None and not _is_quant(x.producer())
 
@@ -110,7 +111,7 @@ def recurrent_float(node: ir.Node) -> bool:
 
 def channel_axis(node: ir.Node) -> int:
     """Axis of the weights' output channels."""
-    if node.op_type == "Conv" or (node.op_type == "Gemm" and node.attributes.get_int("transB", 0)):
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and "transB" in node.attributes):
         return 0
     weight = constant(node.inputs[1])
     return 1 if weight is None else weight.ndim - 1
@@ -158,7 +159,11 @@ def _quantiser(
         edit.initializer(f"{stem}_{what}", array)
         for what, array in zip(("scale", "zero", "bits"), numbers, strict=True)
     ]
-    attributes = {"signed": int(signed), "narrow": int(signed), "rounding_mode": "ROUND"}
+    attributes: dict[str, int | str] = {
+        "signed": int(signed),
+        "narrow": int(signed),
+        "rounding_mode": "ROUND",
+    }
     node = ir.node("Quant", [value, *inputs], attributes, domain=QONNX_DOMAIN, num_outputs=1, name=stem)
     out = node.outputs[0]
     out.name = edit.fresh(f"{stem}_out")

@@ -1,6 +1,7 @@
 """Ranges of values seen on calibration data, and the 8-bit formats that fit them.
 
-Each observer keeps the exact extremes and an even sample of at most ``SAMPLES`` values, so that memory does not
+Each observer keeps the exact extremes and an even sample of at most ``SAMPLES`` values, so that memory does
+not
 grow with the data.
 """
 
@@ -65,7 +66,8 @@ class Observer:
 def unsigned_format(observer: Observer, method: str, percentile: float = 99.99) -> tuple[np.float32, int]:
     """Scale and zero point of unsigned 8 bit.
 
-    The zero point is 0 where no value is negative and else even: then rounding ``x / scale + zero`` (QONNX) and
+    The zero point is 0 where no value is negative and else even: then rounding ``x / scale + zero`` (QONNX)
+    and
     rounding ``x / scale`` before adding it (ONNX) agree also on ties.
     """
     low, high = _RANGES[method](observer, percentile)

@@ -1,8 +1,9 @@
 """Post-training quantisation of a float graph, from calibration to corrected, quantised graph.
 
-Float stay, as is usual: products that read the network's input, and the last one before its output; both cost little
-and their errors count most. ``gate_db`` turns on islands: products kept in float, the worst first, until the
-output keeps that signal-to-noise ratio on the calibration data.
+Float stay, as is usual: products that read the network's input, and the last one before its output; both cost
+little and their errors count most. ``gate_db`` turns on islands: products kept in float, the worst first,
+until
+the output keeps that signal-to-noise ratio on the calibration data.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Options:
         percentile: for ``percentile``.
         bias_correction: take the mean error of rounded weights out of the bias.
         keep_ends: leave the first products and the last one in float.
-        quantise_outputs: also round the results of quantised products, which ONNX Runtime's integer kernels need.
+        quantise_outputs: also round the results of quantised products, which ONNX Runtime's integer kernels
+            need.
         recurrent: round weights of GRU and LSTM to int8 per row.
         seconds: for finding islands.
     """
@@ -83,7 +85,8 @@ def quantise(
     candidates = products(graph, keep_ends=options.keep_ends)
     observers = observe(graph, candidates, items, outputs=options.quantise_outputs)
     formats = {
-        name: _plain(unsigned_format(seen, options.method, options.percentile)) for name, seen in observers.items()
+        name: _plain(unsigned_format(seen, options.method, options.percentile))
+        for name, seen in observers.items()
     }
     kept: list[ir.Node] = []
     made = _build(graph, candidates, kept, formats, observers, options)
@@ -104,7 +107,7 @@ def quantise(
             "RUB-PASS-D04",
             source_of(node),
             "kept in float",
-            f"alone it leaves {_db(noise[node.name or '']):.0f} dB at the output; all in int8 left {first:.1f} dB",
+            f"alone it leaves {_db(noise[node.name or '']):.0f} dB; everything in int8 left {first:.1f} dB",
         )
         for node in kept
     ]
@@ -183,18 +186,18 @@ def _build(
     out = {node.name for node in nodes} - {node.name for node in kept}
     copy = graph.clone()
     chosen = [node for node in copy.nodes if node.name in out]
-    names = {value.name for node in chosen if (value := node.inputs[0]) is not None}
+    names = {v.name for node in chosen if (v := node.inputs[0]) is not None and v.name is not None}
     wanted = {name: formats[name] for name in names if name in formats}
     skip = {node.name for node in copy.nodes if node.name not in out}
     if options.bias_correction:
         means = {n: observers[n].mean for n in wanted}
-        bias_correction.CorrectBias(bias_correction.Options(means, frozenset(skip))).run(copy)
+        bias_correction.CorrectBias(bias_correction.BiasOptions(means, frozenset(skip))).run(copy)
     rounded = {}
     if options.quantise_outputs:
-        joined = {v.name for node in chosen for v in _joined(node) if v is not None}
+        joined = {v.name for node in chosen for v in _joined(node) if v.name is not None}
         rounded = {name: formats[name] for name in joined if name in formats and name not in wanted}
     insert.InsertQuantisers(
-        insert.Options(wanted, rounded, options.recurrent, frozenset(skip - _recurrent_names(copy)))
+        insert.InsertOptions(wanted, rounded, options.recurrent, frozenset(skip - _recurrent_names(copy)))
     ).run(copy)
     return copy
 
@@ -212,7 +215,7 @@ def _joined(node: ir.Node) -> tuple[ir.Value, ...]:
 
 def _items(feeds: Sequence[Feeds]) -> list[Feeds]:
     """Single batch items, taken in turns from the arrays."""
-    found = []
+    found: list[Feeds] = []
     for feed in feeds:
         count = min(array.shape[0] for array in feed.values())
         found += [{name: array[i : i + 1] for name, array in feed.items()} for i in range(count)]

@@ -13,11 +13,13 @@ from rubicc.passes.rewrite import Editor, constant
 
 @register
 class ToQdq(Pass):
-    """Quant of 8 bits becomes QuantizeLinear + DequantizeLinear, of weights stored integers + DequantizeLinear.
+    """Quant of 8 bits becomes QuantizeLinear + DequantizeLinear; of weights, integers + DequantizeLinear.
 
-    Other widths, other roundings and zero points that are no integers stay for ``lower.expand-quant``. The values
-    are those of the quantiser; only where ``x / scale`` lies exactly between two integers and the zero point is odd
-    ONNX, which rounds before adding it, takes the other one (``quantize.insert`` makes zero points even).
+    Other widths, other roundings and zero points that are no integers stay for ``lower.expand-quant``. The
+    values are those of the quantiser; only where ``x / scale`` lies exactly between two integers and the zero
+    point is odd, ONNX, which rounds before adding it, takes the other one (``quantize.insert`` makes zero
+    points
+    even).
 
     ::
 
@@ -45,7 +47,7 @@ class ToQdq(Pass):
         if value is None or any(array is None for array in numbers) or mode not in ("ROUND", "HALF_EVEN"):
             return False
         scale, zero, bits = (np.asarray(array) for array in numbers)
-        signed, narrow = bool(node.attributes.get_int("signed", 1)), bool(node.attributes.get_int("narrow", 1))
+        signed, narrow = (bool(node.attributes.get_int(name, 1)) for name in ("signed", "narrow"))
         if bits.size != 1 or float(bits.reshape(())) != 8 or not np.array_equal(zero, np.rint(zero)):
             return False
         kind = np.int8 if signed else np.uint8

@@ -62,7 +62,8 @@ def converted(program: Program) -> Program:
     The first convolution of a network in bf16 reads single samples, computed in float32: it is cheap, and no
     rounding of the signal beats any.
     """
-    buffers, steps = list(program.buffers), []
+    buffers = list(program.buffers)
+    steps: list[Step] = []
     made: dict[tuple[int, str, Quantised | None], int] = {}
     for step in program.steps:
         if isinstance(step, Conv | Recurrent):
@@ -114,7 +115,8 @@ def _buffer_specs(program: Program, packed: dict[int, Packed]) -> list[structs.B
             span = step.dilation * (step.weight.shape[2] - 1) + 1
             spec = specs[step.x]
             spec.pad_before = max(spec.pad_before, step.pads[0])
-            # Beyond the convolution's own padding: words that hold no tap of the last frame meet zero weights,
+            # Beyond the convolution's own padding: words that hold no tap of the last frame meet zero
+            # weights,
             # but zero times what is no number is no number.
             after = step.pads[1] + packed[id(step)].reach - span + 1
             spec.pad_after = max(spec.pad_after, after, 0)
@@ -128,7 +130,8 @@ def _slots(program: Program) -> list[int]:
         for b in _reads(step):
             last[b] = n
     last[program.output] = len(program.steps)
-    slots, free, count = [0] * len(program.buffers), [], 1
+    slots, count = [0] * len(program.buffers), 1
+    free: list[int] = []
     for n, step in enumerate(program.steps):
         if free:
             slots[step.y] = free.pop()

@@ -41,7 +41,9 @@ def library() -> ctypes.CDLL:
     path = compiler()
     if not path:
         hint = "install g++ or clang++, or choose --runtime openvino"
-        raise ToolMissing("RUB-CPU-060", "the native runtime needs a C++ compiler, and none was found", hint=hint)
+        raise ToolMissing(
+            "RUB-CPU-060", "the native runtime needs a C++ compiler, and none was found", hint=hint
+        )
     sources = _sources()
     target = _folder() / f"kernels-{_key(path, sources)}.so"
     if not target.is_file():
@@ -100,7 +102,9 @@ def _compile(path: str, sources: dict[str, bytes], target: Path) -> None:
         try:
             done = subprocess.run(command, cwd=home, capture_output=True, timeout=SECONDS, check=False)
         except (OSError, subprocess.TimeoutExpired) as err:
-            raise ToolMissing("RUB-CPU-061", f"{Path(path).name} could not compile the kernels: {err}") from err
+            raise ToolMissing(
+                "RUB-CPU-061", f"{Path(path).name} could not compile the kernels: {err}"
+            ) from err
         if done.returncode != 0:
             text = done.stderr.decode(errors="replace")
             first = next((line for line in text.splitlines() if "error" in line), text[:200])

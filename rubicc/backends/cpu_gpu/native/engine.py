@@ -104,5 +104,3 @@ class NativeEngine:
     def infer(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Outputs in the order of the file."""
         return [self._kernels.run(feeds[self._kernels.program.input_name], self._threads)]
-
-

@@ -1,7 +1,9 @@
 """Reads an emitted ONNX graph into a program for the native kernels, or says what stands in the way.
 
-Two steps: :mod:`~rubicc.backends.cpu_gpu.native.parse` turns nodes into primitive operations on channels x frames
-(transposes, reversals and squeezes vanish into how a value is held), and this module fuses them: whatever follows
+Two steps: :mod:`~rubicc.backends.cpu_gpu.native.parse` turns nodes into primitive operations on channels x
+frames
+(transposes, reversals and squeezes vanish into how a value is held), and this module fuses them: whatever
+follows
 a convolution elementwise becomes part of it, a quantiser becomes the storage of its result.
 """
 
@@ -48,7 +50,8 @@ def lower(graph: Graph, *, precision: str = "fp32") -> Program:
     """The program of ``graph``.
 
     Args:
-        precision: ``bf16`` rounds operands of products to bfloat16. With ``int8`` and ``mixed`` convolutions and
+        precision: ``bf16`` rounds operands of products to bfloat16. With ``int8`` and ``mixed`` convolutions
+        and
             linear layers compute as the graph's quantisers say, recurrent layers in bfloat16.
 
     Raises:

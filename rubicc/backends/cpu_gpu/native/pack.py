@@ -1,8 +1,11 @@
 """Lays the weights of a convolution out for the kernels.
 
-The inner loop multiplies one 32-bit word of input (1 float32, 2 bfloat16 or 4 bytes) by vectors of sixteen output
-lanes. A panel is one or two such vectors. Where groups are narrower than a vector, its lanes are several output
-frames times the group's channels: the polyphase form, done while packing, so that activations keep their layout.
+The inner loop multiplies one 32-bit word of input (1 float32, 2 bfloat16 or 4 bytes) by vectors of sixteen
+output
+lanes. A panel is one or two such vectors. Where groups are narrower than a vector, its lanes are several
+output
+frames times the group's channels: the polyphase form, done while packing, so that activations keep their
+layout.
 """
 
 from __future__ import annotations
@@ -164,7 +167,7 @@ def _lookup(
 ) -> np.ndarray:
     """Weights (words, channels out, elements per word) of one phase: zero where it has no tap."""
     size = PER_WORD[conv.compute]
-    made, inputs, taps = rows.shape
+    _, inputs, taps = rows.shape
     steps = np.arange(size)
     frame = frames[:, None] + (steps if element_is_frame else 0 * steps)
     shift = group * inputs - int(_group_base(conv)[group])

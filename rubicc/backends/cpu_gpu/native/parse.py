@@ -1,7 +1,9 @@
 """An ONNX graph as primitive operations, or the reasons why it cannot be.
 
-Every ONNX value is *held*: which operation's value it is, which of its axes are batch (N), channels (C), frames (T),
-directions (D), states and bases (S, B), and whether its frames run backwards. Transposes, squeezes and reversals
+Every ONNX value is *held*: which operation's value it is, which of its axes are batch (N), channels (C),
+frames (T),
+directions (D), states and bases (S, B), and whether its frames run backwards. Transposes, squeezes and
+reversals
 only change how a value is held. What is not recognised for certain is a reason, never skipped.
 """
 
@@ -30,8 +32,8 @@ from rubicc.ir.graph import Graph, op_key, source_of
 from rubicc.passes.rewrite import constant
 
 __all__ = [
-    "AddOp", "ConvOp", "GatherOp", "LogSoftmaxOp", "Op", "Parsed", "QuantOp", "Reason", "RecurrentOp", "UnaryOp",
-    "parse",
+    "AddOp", "ConvOp", "GatherOp", "LogSoftmaxOp", "Op", "Parsed", "QuantOp", "Reason", "RecurrentOp",
+    "UnaryOp", "parse",
 ]  # fmt: skip
 
 
@@ -135,7 +137,12 @@ class _Parser:
     def operand(self, node: ir.Node, index: int, axes: str = "") -> _Held:
         value = node.inputs[index] if index < len(node.inputs) else None
         held = None if value is None else self.held.get(value)
-        if held is None or held.shape_of or held.stored is not None or (axes and held.axes not in axes.split()):
+        if (
+            held is None
+            or held.shape_of
+            or held.stored is not None
+            or (axes and held.axes not in axes.split())
+        ):
             found = held.axes if held is not None else "no value"
             raise _Unknown(f"{op_key(node)} on {found}")
         return held
@@ -250,11 +257,12 @@ def _conv(p: _Parser, node: ir.Node) -> None:
     outputs = weight.shape[0]
     bias = p.weights(node, 2) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros(outputs)
     scale = None if scaled is None else np.broadcast_to(scaled.scale.reshape(-1), (outputs,))
+    before, after = _ints(node, "pads", (0, 0))
     op = ConvOp(
         x.value, p.new(outputs), weight, np.asarray(bias, np.float32), scale,
         _ints(node, "strides", (1,))[0], _ints(node, "dilations", (1,))[0], _int(node, "group", 1),
-        tuple(_ints(node, "pads", (0, 0))), source_of(node),
-    )  # type: ignore[arg-type]  # fmt: skip
+        (before, after), source_of(node),
+    )  # fmt: skip
     p.emit(node, op, x)
 
 
@@ -340,9 +348,10 @@ def _recurrent(cell: str) -> Callable[[_Parser, ir.Node], None]:
             raise _Unknown(f"{node.op_type} with {w.shape[0]} rows for {hidden} units")
         given = len(node.inputs) > 3 and node.inputs[3] is not None
         bias = p.weights(node, 3)[0] if given else np.zeros(2 * gates * hidden)
+        by_input, by_state = np.split(np.asarray(bias, np.float32), 2)
         op = RecurrentOp(
             x.value, p.new(hidden), "gru" if cell == "gru" else "lstm", w, r,
-            *np.split(np.asarray(bias, np.float32), 2), x.backwards != (direction == "reverse"), source_of(node),
+            by_input, by_state, x.backwards != (direction == "reverse"), source_of(node),
         )  # fmt: skip
         p.emit(node, op, x, "TDNC")
 
@@ -392,7 +401,7 @@ def _shape(p: _Parser, node: ir.Node) -> None:
 
 
 def _concat(p: _Parser, node: ir.Node) -> None:
-    """A shape: leading dimensions of a value, then numbers. Kept as what it says: ``axes`` and the numbers."""
+    """A shape: leading dimensions of a value, then numbers."""
     first = p.held.get(node.inputs[0]) if node.inputs[0] is not None else None
     rest = [p.array(value) for value in node.inputs[1:]]
     if first is None or not first.shape_of or any(array is None for array in rest):
@@ -429,13 +438,18 @@ def _pad(p: _Parser, node: ir.Node) -> None:
     pads = _vector(p, node, 1)
     fill = p.array(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros(1)
     axes = len(node.inputs) > 3 and node.inputs[3] is not None
-    if len(pads) != 8 or pads[:3] + pads[4:7] != [0] * 6 or axes or _text(node, "mode", "constant") != "constant":
+    if (
+        len(pads) != 8
+        or pads[:3] + pads[4:7] != [0] * 6
+        or axes
+        or _text(node, "mode", "constant") != "constant"
+    ):
         raise _Unknown("Pad other than of bases")
     if fill is None or fill.size != 1 or min(pads) < 0:
         raise _Unknown("Pad with a computed constant")
     channels = p.out.channels[x.value]
-    index = np.arange(channels).reshape(-1, p.bases)
-    index = np.pad(index, ((0, 0), (pads[3], pads[7])), constant_values=-1).reshape(-1)
+    bases = np.arange(channels).reshape(-1, p.bases)
+    index = np.pad(bases, ((0, 0), (pads[3], pads[7])), constant_values=-1).reshape(-1)
     op = GatherOp(x.value, p.new(index.size), index, float(fill.reshape(())), source_of(node))
     p.emit(node, op, x)
 

@@ -35,7 +35,9 @@ class StepSpec(ctypes.Structure):
     """One step; which fields count depends on ``op``."""
 
     _fields_ = [
-        *_fields(_int, "op x y add compute phases vectors panels panels_per_group channels_out group_out words"),
+        *_fields(
+            _int, "op x y add compute phases vectors panels panels_per_group channels_out group_out words"
+        ),
         *_fields(_int, "stride pad taps_first requantise zero_y activations output_zero reserved"),
         ("output_scale", _double),
         ("functions", ActivationSpec * MAX_ACTIVATIONS),
