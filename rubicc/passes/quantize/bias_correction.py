@@ -49,15 +49,11 @@ class CorrectBias(Pass):
         changed = False
         for node in graph.nodes:
             x = node.inputs[0] if node.inputs else None
-            if (
-                x is None
-                or not is_standard(node, "Conv")
-                or x.name not in self.options.means
-                or node.name in self.options.skip
-            ):
+            mean = self.options.means.get(x.name or "") if x is not None else None
+            if mean is None or not is_standard(node, "Conv") or node.name in self.options.skip:
                 continue
             if quantisable(node):
-                changed |= self._correct(edit, node, self.options.means[x.name])
+                changed |= self._correct(edit, node, mean)
         return changed
 
     def _correct(self, edit: Editor, node: ir.Node, mean: np.ndarray) -> bool:

@@ -136,7 +136,7 @@ def products(graph: Graph, *, keep_ends: bool) -> list[ir.Node]:
 def observe(
     graph: Graph, nodes: Sequence[ir.Node], items: Sequence[Feeds], *, outputs: bool
 ) -> dict[str, Observer]:
-    """Run the items one after the other and watch the inputs (and ``outputs``) of ``nodes``, by value name."""
+    """Run the items in turn and watch the inputs (and ``outputs``) of ``nodes``, by value name."""
     axes: dict[str, int] = {}
     for node in nodes:
         axis = 1 if node.op_type == "Conv" else -1

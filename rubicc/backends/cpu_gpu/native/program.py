@@ -50,7 +50,7 @@ class Activation:
 
 @dataclass(frozen=True, eq=False)
 class Conv:
-    """``y = quantise(activations(output_quant(conv(x) * weight_scale + bias) + add))``; linear layers are k = 1.
+    """``y = quantise(activations(output_quant(conv(x) * scale + bias) + add))``; k = 1 is a linear layer.
 
     Attributes:
         x, y, add: buffer indices; ``add`` has the frames and channels of ``y``, any kind.

@@ -22,13 +22,23 @@ inline i16v broadcast_word(const char *p) {
 #endif
 }
 
+// Keeps a weight in its register: left alone, the compiler reads it again for every position.
+inline i16v held(i16v w) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(w));
+#endif
+    return w;
+}
+
 // x: first input of position 0; position r starts r * step bytes later; input k lies offsets[k] bytes further.
 // w: words x V x 64 bytes. out: R x V vectors, overwritten.
 template <class Dot, int R, int V>
 __attribute__((noinline)) void micro(const char *x, ptrdiff_t step, const int32_t *offsets, int words,
                                      const char *w, typename Dot::Acc *out) {
     typename Dot::Acc acc[R][V];
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
         for (int v = 0; v < V; ++v) acc[r][v] = typename Dot::Acc{};
     const ptrdiff_t step3 = 3 * step;
     const char *x0 = x, *x4 = x + 4 * step, *x8 = x + 8 * step;
@@ -36,7 +46,7 @@ __attribute__((noinline)) void micro(const char *x, ptrdiff_t step, const int32_
         const ptrdiff_t at = offsets[k];
         i16v weight[V];
 #pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) weight[v] = load<i16v>(w + 64 * v);
+        for (int v = 0; v < V; ++v) weight[v] = held(load<i16v>(w + 64 * v));
         const char *p[3] = {x0 + at, x4 + at, x8 + at};
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
@@ -47,7 +57,9 @@ __attribute__((noinline)) void micro(const char *x, ptrdiff_t step, const int32_
             for (int v = 0; v < V; ++v) acc[r][v] = Dot::dot(acc[r][v], word, weight[v]);
         }
     }
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
         for (int v = 0; v < V; ++v) out[r * V + v] = acc[r][v];
 }
 
