@@ -1,8 +1,8 @@
-"""Recurrent layers of the native kernels beside torch: ``python benchmarks/native_rnn.py [--threads 2] [--torch]``.
+"""Native recurrent layers beside torch: ``python benchmarks/native_rnn.py [--threads 2] [--torch]``.
 
 Stacks of five layers of random weights in alternating directions, the sizes of mGru (GRU 96), bonito's fast
 (LSTM 96) and hac (LSTM 384). Milliseconds per batch, the least of several runs: by the clock, and of CPU time
-divided by the threads, which is what the clock would say were the cores free; thousand million products per core
+divided by the threads, what the clock would say were the cores free; thousand million products per core
 and second of CPU time. Input and output in float32; the layers between pass their results on in the precision
 they compute in. Nothing is timed before its result was seen to be that of the layers.
 """
@@ -133,10 +133,8 @@ def main() -> None:
         for kind in KINDS:
             kernels = checked(stack(cell, hidden, kind), x, want, kind, options.threads)
             clock, cpu = least(lambda kernels=kernels, x=x: kernels.run(x, options.threads), options.runs)
-            rate = products / cpu / 1e6
-            print(
-                f"{name:22}{kind:6}{clock:9.1f} ms{cpu / options.threads:9.1f} ms free{rate:7.0f} G/s per core"
-            )
+            free, rate = cpu / options.threads, products / cpu / 1e6
+            print(f"{name:22}{kind:6}{clock:9.1f} ms{free:9.1f} ms free{rate:7.0f} G/s per core")
         if options.torch:
             clock, cpu = least(lambda eager=eager, feed=feed: eager(feed), min(3, options.runs))
             print(f"{name:22}torch {clock:9.1f} ms{cpu / options.threads:9.1f} ms free")
