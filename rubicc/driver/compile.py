@@ -237,6 +237,7 @@ def _emit(build: Build, folder: Path) -> None:
         build.lowered.feeds,
         settings.reference,
         settings.seed,
+        ranges=settings.precision in QUANTISING and not build.quantised,
     )
     with _timed("plan") as plan_time:
         prepared = planned(build, build.inputs)

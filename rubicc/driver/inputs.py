@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ BATCH = 2
 MAX_CHUNKS = 4
 MAX_BYTES = 64 * 2**20
 SIMULATED_CHUNK = 3600
+ODD = ("odd length 1", "odd length 2")
 _HINT = "give reads for a basecaller, or an .npz with one array per model input"
 
 
@@ -50,6 +51,8 @@ def proof_inputs(
     small: Sequence[Feeds],
     reference: Path | None,
     seed: int,
+    *,
+    ranges: bool = False,
 ) -> ProofInputs:
     """Inputs of two lengths, real or simulated, and those of the lowering check.
 
@@ -58,11 +61,38 @@ def proof_inputs(
         specs: graph inputs.
         small: feeds of the two-shape check (odd lengths), used as further cases.
         reference: ``--reference``.
+        ranges: the artefact's accuracy holds for values of the kind it was calibrated on: the odd lengths are
+            then cut from the signal instead of holding white noise.
 
     Raises:
         UsageError: ``RUB-DRV-006``.
     """
-    odd = {f"odd length {index + 1}": feeds for index, feeds in enumerate(small)}
+    found = _proof_inputs(meta, specs, small, reference, seed)
+    first, *odd = found.cases
+    if not ranges or meta is None or meta.task != "basecalling" or len(specs) != 1 or first in ODD:
+        return found
+    cut = {case: _cut(found.cases[first], found.cases[case]) for case in odd}
+    return replace(found, cases={first: found.cases[first], **cut})
+
+
+def _cut(signal: Feeds, like: Feeds) -> Feeds:
+    """Pieces of ``signal`` in the shapes of ``like``, where it is long enough."""
+    ((name, array),) = signal.items()
+    batch, _, length = like[name].shape
+    if array.shape[-1] < length:
+        return like
+    rows = np.resize(np.arange(len(array)), batch)
+    return {name: np.ascontiguousarray(array[rows, :, array.shape[-1] - length :])}
+
+
+def _proof_inputs(
+    meta: ModelMeta | None,
+    specs: Sequence[TensorSpec],
+    small: Sequence[Feeds],
+    reference: Path | None,
+    seed: int,
+) -> ProofInputs:
+    odd = dict(zip(ODD, small, strict=False))
     if reference is not None:
         feeds = from_files(reference, meta, specs, MAX_CHUNKS)
         return ProofInputs({f"reference data ({reference.name})": feeds, **odd}, digest(feeds))

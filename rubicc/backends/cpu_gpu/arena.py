@@ -20,7 +20,8 @@ from rubicc.errors import ToolMissing, Unsupported, VerificationFailed
 from rubicc.ir.graph import Graph, spec_of
 
 SECONDS = 3.0
-LONG_CALL = 0.05
+SHORT = 3600  # positions; time per position hardly depends on the length beyond
+FULL_LENGTH_FROM = 4  # batch items: below, more and shorter items say more
 UNJUDGED = Judgement(math.inf)
 
 
@@ -114,8 +115,9 @@ def load(
     data = description.description(graph, plan, model)
     if plan.static_shape:  # compiled when first run, so naming more shapes costs nothing
         data["openvino"]["static_shapes"] = [
-            {name: [1 << power, *shape[1:]] for name, shape in plan.static_shape.items()}
+            shapes.bound_shapes(*_bound(graph, 1 << power, length))
             for power in range(7)
+            for length in dict.fromkeys((None, short_length(graph)))
         ]
     found = []
     for name in names:
@@ -149,32 +151,50 @@ def _data(one: Loaded, ask: Ask) -> dict[str, Any]:
 
 
 def seconds_per_item(loaded: Sequence[Loaded], ask: Ask) -> list[float]:
-    """A first guess, from one call with one batch item each."""
-    feeds = feeds_of(loaded[0].graph, 1, ask)
+    """A first guess, from calls with one short batch item each."""
+    feeds = feeds_of(loaded[0].graph, 1, ask, short_length(loaded[0].graph))
     items = next(iter(feeds.values())).shape[0]
-    return [max(_once(one, feeds) / one.streams / items, 1e-6) for one in loaded]
+    long = ask.seconds / (2 * len(loaded))
+    return [max(_once(one, feeds, long) / one.streams / items, 1e-6) for one in loaded]
 
 
-def _once(one: Loaded, feeds: dict[str, np.ndarray]) -> float:
-    """Seconds of a call; the first is taken for it where it is long."""
+def _once(one: Loaded, feeds: dict[str, np.ndarray], long: float) -> float:
+    """Seconds of the second call (the first one compiles), or of the first where that took ``long``."""
     took = math.inf
     for _ in range(2):
         start = time.perf_counter()
         one.engine.infer(feeds)
         took = min(took, time.perf_counter() - start)
-        if took > LONG_CALL:
+        if took > long:
             break
     return took
 
 
 def affordable(each: Sequence[float], usual: int, seconds: float) -> int:
-    """The largest power of two up to ``usual`` with which a contest of these fits into the time."""
+    """The largest power of two up to ``usual`` with which a contest of these fits into the time, or 1."""
     ranked = sorted(each)
     cost = (1 + HALVING_ROUNDS) * 2 * sum(ranked) + (1 + FINAL_ROUNDS) * sum(ranked[:FINALISTS])
     if len(ranked) <= FINALISTS:
         cost = (1 + FINAL_ROUNDS) * sum(ranked)
-    fits = 1 << int(math.log2(max(1.0, seconds / cost)))
-    return min(usual, fits)
+    return min(usual, 1 << int(math.log2(max(1.0, seconds / cost))))
+
+
+def fitting(
+    graph: Graph, each: Sequence[float], usual: int, seconds: float
+) -> tuple[int, int | None, list[float]]:
+    """Batch and length (``None`` = the chunk's) that fit into the time, and the seconds of such items.
+
+    Args:
+        each: of :func:`seconds_per_item`, for short items.
+    """
+    short = short_length(graph)
+    if short is None or graph.meta is None or graph.meta.chunk is None:
+        return affordable(each, usual, seconds), None, list(each)
+    whole = [one * graph.meta.chunk / short for one in each]
+    batch = affordable(whole, usual, seconds)
+    if batch >= min(usual, FULL_LENGTH_FROM):
+        return batch, None, whole
+    return affordable(each, usual, seconds), short, list(each)
 
 
 def contestant(
@@ -210,11 +230,19 @@ def contestant(
     return Contestant(name or one.name, rank, call, items, judge, leave, expected=each * items)
 
 
-def _bound(graph: Graph, batch: int) -> tuple[list[Any], dict[str, int]]:
+def short_length(graph: Graph) -> int | None:
+    """A length that stands for longer chunks where those take too long; ``None`` = the chunk is short."""
+    chunk = graph.meta.chunk if graph.meta is not None else None
+    return SHORT if chunk is not None and chunk > 1.5 * SHORT else None
+
+
+def _bound(graph: Graph, batch: int, length: int | None = None) -> tuple[list[Any], dict[str, int]]:
     inputs = [spec_of(value) for value in graph.inputs]
-    return inputs, shapes.sizes(inputs, graph.meta, max(1, batch))
+    return inputs, shapes.sizes(inputs, graph.meta, max(1, batch), length)
 
 
-def feeds_of(graph: Graph, batch: int, ask: Ask) -> dict[str, np.ndarray]:
-    """Input of one call: seeded, with the model's chunk length, or what was given."""
-    return dict(ask.feeds) if ask.feeds is not None else shapes.example_feeds(*_bound(graph, batch))
+def feeds_of(graph: Graph, batch: int, ask: Ask, length: int | None = None) -> dict[str, np.ndarray]:
+    """Input of one call: seeded, with ``length`` (default: the model's chunk), or what was given."""
+    if ask.feeds is not None:
+        return dict(ask.feeds)
+    return shapes.example_feeds(*_bound(graph, batch, length))

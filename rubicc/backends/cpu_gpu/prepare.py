@@ -26,6 +26,7 @@ from rubicc.passes.registry import get
 from rubicc.quantities import MaxGap
 
 INTEGER = ("int8", "mixed")
+MIXED_MARGIN_DB = 2.0  # islands are chosen on calibration data, and other data will judge
 LAYOUT_PASS, QDQ_PASS = "layout.polyphase", "quantize.to-qdq"
 Arrays = Mapping[str, np.ndarray]
 LAYOUT: tuple[Step, ...] = (
@@ -212,7 +213,7 @@ def _quantised(made: Material, precision: str) -> tuple[Graph, list[Decision], d
     from rubicc.passes.quantize.post_training import Options, quantise
 
     feeds = list(made.calib) or ([made.feeds] if made.feeds is not None else [])
-    gate = made.snr(precision) if precision == "mixed" else None
+    gate = made.snr(precision) + MIXED_MARGIN_DB if precision == "mixed" else None
     options = Options(quantise_outputs=made.quantise_outputs)
     found = quantise(made.graph, feeds, gate_db=gate, options=options)
     return found.graph, list(found.decisions), dict(found.evidence)

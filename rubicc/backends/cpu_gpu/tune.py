@@ -21,13 +21,14 @@ from rubicc.backends.cpu_gpu import runtimes, shapes, tune_cache
 from rubicc.backends.cpu_gpu.arena import (
     Ask,
     Loaded,
-    affordable,
     again,
     contestant,
     feeds_of,
+    fitting,
     hand_over,
     load,
     seconds_per_item,
+    short_length,
 )
 from rubicc.backends.cpu_gpu.contest import FINAL_ROUNDS, HALVING_ROUNDS, Result, contest
 from rubicc.backends.cpu_gpu.forms import Form, Maker
@@ -117,8 +118,9 @@ def _first(
         only = contestant(loaded[0], (), feeds_of(loaded[0].graph, 1, ask), pool, None, 0.0)
         return Result(only, "the only candidate"), {}
     each = seconds_per_item(loaded, ask)
-    batch = 1 if latency else affordable(each, usual, seconds)
-    feeds = feeds_of(loaded[0].graph, batch // streams, ask)
+    graph = loaded[0].graph
+    batch, length, each = fitting(graph, each, 1 if latency else usual, seconds)
+    feeds = feeds_of(graph, batch // streams, ask, length)
     runners = [
         contestant(one, _first_rank(one), feeds, pool, ask.gate, guess)
         for one, guess in zip(loaded, each, strict=True)
@@ -137,11 +139,13 @@ def _more_at_once(
     rule = min(best.streams, usual)
     shown: dict[str, Any] = {}
     engines = {best.streams: best}
-    (each,) = seconds_per_item([best], ask) if seconds > 0 else (math.inf,)
+    guess = seconds_per_item([best], ask) if seconds > 0 else [math.inf]
+    each, length = guess[0], short_length(best.graph)
     if ask.streams is None and seconds > 0 and best.streams > 1:
         engines[1] = again(best, ask, ask.cores, 1)
-        batch = max(best.streams, affordable([each, each], usual, seconds / 2))
-        feeds = {n: feeds_of(best.graph, batch // n, ask) for n in engines}
+        batch, length, guess = fitting(best.graph, guess * 2, usual, seconds / 2)
+        batch, each = max(best.streams, batch), guess[0]
+        feeds = {n: feeds_of(best.graph, batch // n, ask, length) for n in engines}
         runners = [
             contestant(one, (n != rule,), feeds[n], pool, None, each, f"streams={n}")
             for n, one in engines.items()
@@ -157,8 +161,9 @@ def _more_at_once(
     if len(fit) > 1:
         one = engines.get(rule, best)
         runners = [
-            contestant(one, (rank,), feeds_of(one.graph, n // rule, ask), pool, None, each, f"batch={n}")
+            contestant(one, (rank,), given, pool, None, each, f"batch={n}")
             for rank, n in enumerate(fit)
+            for given in [feeds_of(one.graph, n // rule, ask, length)]
         ]
         result = contest(runners, left)
         shown |= {f"{name} streams={rule}": timing.to_dict() for name, timing in result.timings.items()}
@@ -185,8 +190,8 @@ def _faster_call(
     threads, shown = ask.cores, {}
     if seconds > 0 and ask.cores > 1:
         engines = {ask.cores: best, 1: again(best, ask, 1, 1)}
-        feeds = feeds_of(best.graph, 1, ask)
-        (each,) = seconds_per_item([best], ask)
+        _, length, (each,) = fitting(best.graph, seconds_per_item([best], ask), 1, seconds)
+        feeds = feeds_of(best.graph, 1, ask, length)
         runners = [
             contestant(one, (n != ask.cores,), feeds, pool, None, each, f"threads={n}")
             for n, one in engines.items()
