@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from rubicc.ir.graph import Graph
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
@@ -21,6 +26,28 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["XDG_CACHE_HOME"]
     else:
         os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def lowered_zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Graph]:
+    """Networks of the zoo with seeded random weights, after the CPU pipeline, by name; not to be edited."""
+    home = tmp_path_factory.mktemp("zoo")
+
+    @functools.cache
+    def make(name: str) -> Graph:
+        from rubicc.frontend import checkpoint, read_model
+        from rubicc.frontend.lower import lower
+        from rubicc.models import registry
+        from rubicc.passes.manager import run_pipeline
+        from rubicc.passes.pipelines import PIPELINES
+
+        entry = registry.get(name)
+        checkpoint.save(home / f"{name}.pt", entry.build(seed=0), entry.meta())
+        graph = lower(read_model(home / f"{name}.pt"), (), 0).graph.clone()
+        run_pipeline(graph, PIPELINES["cpu_gpu"])
+        return graph
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -112,7 +112,7 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-PASS-D04": (
         "Product kept in float",
         "Post-training quantisation left a convolution or linear layer in float, because with it in int8 the "
-        "output would not have kept the signal-to-noise ratio asked for. The report has every product's own noise."
+        "output would not have kept the signal-to-noise ratio asked for. The report has each one's own noise."
         " Loosen --max-gap, give representative --calib data, or train with quantisation.",
     ),
 }

@@ -54,7 +54,20 @@ CPU_GPU: tuple[Step, ...] = (
     Step("cleanup.name-nodes", "last: names follow the final nodes and their provenance"),
 )
 
-PIPELINES: dict[str, tuple[Step, ...]] = {"cleanup": CLEANUP, "cpu_gpu": CPU_GPU}
+_EXPAND = next(index for index, step in enumerate(CPU_GPU) if step.id == "lower.expand-quant")
+CPU_GPU_INTEGER: tuple[Step, ...] = (
+    *CPU_GPU[:_EXPAND],
+    Step(
+        "quantize.to-qdq", "8-bit quantisers of the model become integer kernels; before the rest is expanded"
+    ),
+    *CPU_GPU[_EXPAND:],
+)
+
+PIPELINES: dict[str, tuple[Step, ...]] = {
+    "cleanup": CLEANUP,
+    "cpu_gpu": CPU_GPU,
+    "cpu_gpu_integer": CPU_GPU_INTEGER,
+}
 
 
 def check_order(steps: Sequence[Step]) -> None:

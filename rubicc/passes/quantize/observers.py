@@ -117,13 +117,17 @@ def _entropy(observer: Observer, _percentile: float) -> tuple[float, float]:
     def divergence(shrink: float) -> float:
         scale, zero = format_of(observer.low * shrink, observer.high * shrink)
         levels = np.clip(np.rint(centres / scale) + zero, 0, LEVELS).astype(int)
-        mass = np.bincount(levels, counts, LEVELS + 1)
-        # Bins that the format covers share their level's mass; those it clips have none of their own.
-        inside = np.abs(centres - (levels - zero) * scale) <= scale * 0.5001
-        width = np.bincount(levels, inside & (counts > 0), LEVELS + 1)
-        guess = np.where(inside & (counts > 0), mass[levels] / np.maximum(width[levels], 1), 0.0)
-        p, q = counts / counts.sum(), (guess + 1e-9) / (guess + 1e-9).sum()
-        return float(np.sum(np.where(p > 0, p * np.log(np.maximum(p, 1e-300) / q), 0.0)))
+        inside = np.flatnonzero(np.abs(centres - (levels - zero) * scale) <= scale * 0.5001)
+        first, last = inside[0], inside[-1]
+        kept, own = counts[first : last + 1].astype(float), levels[first : last + 1]
+        # What the format covers shares its level's mass; what it clips weighs on the outermost bins.
+        mass, width = np.bincount(own, kept, LEVELS + 1), np.bincount(own, kept > 0, LEVELS + 1)
+        q = np.where(kept > 0, mass[own] / np.maximum(width[own], 1), 0.0) + 1e-9
+        p = kept.copy()
+        p[0] += counts[:first].sum()
+        p[-1] += counts[last + 1 :].sum()
+        p, q = p / p.sum(), q / q.sum()
+        return float(np.sum(p[p > 0] * np.log(p[p > 0] / q[p > 0])))
 
     best = min(_SHRINKS[::-1], key=divergence)
     return observer.low * best, observer.high * best

@@ -1,0 +1,185 @@
+"""Post-training quantisation: formats, insertion, exact lowering to QDQ, accuracy, islands; and mutants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from rubicc.ir.executor import execute
+from rubicc.ir.graph import Graph
+from rubicc.ir.verify import verify
+from rubicc.passes.quantize import insert, to_qdq
+from rubicc.passes.quantize.observers import METHODS, Observer, format_of, unsigned_format
+from rubicc.passes.quantize.post_training import Options, products, quantise
+from rubicc.passes.rewrite import constant
+
+Zoo = Callable[[str], Graph]
+DOUBLE = np.dtype(np.float64)
+
+
+def signal(frames: int = 900, items: int = 2) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(frames).standard_normal((items, 1, frames)).astype(np.float32)}
+
+
+def snr(ref: np.ndarray, got: np.ndarray) -> float:
+    return float(10 * np.log10(np.square(ref).sum() / np.square(got - ref).sum()))
+
+
+def run(graph: Graph, feeds: dict[str, np.ndarray], dtype: np.dtype | None = None) -> np.ndarray:
+    return next(iter(execute(graph, dict(feeds), dtype=dtype).values()))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 3), (-1, 1), (-0.28, 5), (-7, 0), (-1e-3, 9), (0, 0)])
+def test_formats_hold_zero_and_both_ends(low: float, high: float) -> None:
+    scale, zero = format_of(low, high)
+    assert 0 <= zero <= 255 and zero % 2 == 0 and (zero == 0) == (low == 0)
+    assert -zero * float(scale) <= low + 1e-6 and (255 - zero) * float(scale) >= high - 1e-6
+    assert float(scale) <= max(
+        1e-8, (high - low) / 255 * 1.6 if low < 0 and zero in (2, 254) else (high - low) / 250
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_observers_by_their_definition(method: str) -> None:
+    """A bulk with one far outlier: minmax pays for it, the others cut it."""
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((1, 4, 5000)).astype(np.float32)
+    values[0, 0, 0] = 30.0
+    seen = Observer(1)
+    seen.see(values)
+    scale, zero = unsigned_format(seen, method, 99.9)
+    top = (255 - zero) * float(scale)
+    assert np.allclose(seen.mean, values.mean(axis=(0, 2)), atol=1e-4)
+    assert top >= 29.9 if method == "minmax" else top < 29
+
+
+def test_mse_is_the_best_of_its_candidates() -> None:
+    values = np.random.default_rng(1).standard_t(4, (1, 2, 20000)).astype(np.float32)
+    seen = Observer(1)
+    seen.see(values)
+
+    def error(pair: tuple[np.float32, int]) -> float:
+        levels = np.clip(np.rint(values / pair[0]) + pair[1], 0, 255)
+        return float(np.square((levels - pair[1]) * pair[0] - values).mean())
+
+    assert error(unsigned_format(seen, "mse")) <= min(error(unsigned_format(seen, m)) for m in METHODS) * 1.02
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
+def test_quantised_network_keeps_its_accuracy(lowered_zoo: Zoo, method: str) -> None:
+    graph = lowered_zoo("demo-ctc")
+    before = graph.op_counts()
+    found = quantise(graph, [signal()], options=Options(method=method))
+    assert graph.op_counts() == before  # a copy
+    verify(found.graph)
+    fresh = signal(611)
+    assert snr(run(graph, fresh), run(found.graph, fresh)) > 35
+    assert found.evidence["products"] == len(products(graph, keep_ends=True)) > 5
+    assert not found.decisions
+
+
+def test_every_input_and_weight_of_a_quantised_product_is_rounded(lowered_zoo: Zoo) -> None:
+    graph = lowered_zoo("demo-ctc")
+    made = quantise(graph, [signal()]).graph
+    names = {node.name for node in products(graph, keep_ends=True)}
+    for node in made.nodes:
+        if node.name in names:
+            makers = [value.producer() for value in node.inputs[:2] if value is not None]
+            assert [maker.op_type for maker in makers if maker is not None] == ["Quant", "Quant"]
+            weight = makers[1]
+            assert weight is not None and weight.attributes["narrow"].as_int() == 1
+            assert constant(weight.inputs[1]).shape[0] == constant(weight.inputs[0]).shape[0]  # type: ignore[union-attr]
+
+
+def test_qdq_is_the_quantisers_bit_for_bit(lowered_zoo: Zoo) -> None:
+    made = quantise(lowered_zoo("demo-ctc"), [signal()]).graph
+    lowered = made.clone()
+    assert to_qdq.ToQdq().run(lowered) and not to_qdq.ToQdq().run(lowered)
+    assert not any(node.op_type == "Quant" for node in lowered.nodes)
+    for frames in (900, 601, 64):
+        feeds = signal(frames)
+        assert np.array_equal(run(made, feeds, DOUBLE), run(lowered, feeds, DOUBLE))
+
+
+@pytest.mark.parametrize("mutant", ["scale", "zero", "narrow"])
+def test_a_wrong_qdq_is_seen(lowered_zoo: Zoo, mutant: str) -> None:
+    made = quantise(lowered_zoo("demo-ctc"), [signal()]).graph
+    lowered = made.clone()
+    to_qdq.ToQdq().run(lowered)
+    kind, index = {
+        "scale": ("DequantizeLinear", 1),
+        "zero": ("QuantizeLinear", 2),
+        "narrow": ("DequantizeLinear", 0),
+    }[mutant]
+    for node in lowered.nodes:
+        array = constant(node.inputs[index]) if node.op_type == kind else None
+        if array is None or (mutant != "zero" and array.ndim == 0) or (mutant == "zero" and array == 0):
+            continue
+        wrong = np.array(array)
+        if mutant == "scale":
+            wrong = np.roll(wrong, 1)
+        elif mutant == "zero":
+            wrong = (wrong + 1).astype(wrong.dtype)
+        else:
+            wrong[wrong == wrong.max()] -= 1
+        value = ir.Value(name="wrong", const_value=ir.tensor(wrong, name="wrong"))
+        lowered.ir.register_initializer(value)
+        node.replace_input_with(index, value)
+        break
+    feeds = signal()
+    assert np.abs(run(made, feeds, DOUBLE) - run(lowered, feeds, DOUBLE)).max() > 1e-6
+
+
+def test_islands_are_kept_until_the_gate_holds(lowered_zoo: Zoo) -> None:
+    graph = lowered_zoo("demo-ctc")
+    plain = quantise(graph, [signal()])
+    gate = plain.evidence["snr_db"] + 3
+    mixed = quantise(graph, [signal()], gate_db=gate)
+    islands = mixed.evidence["islands"]
+    assert mixed.evidence["snr_db"] >= gate and 0 < islands < plain.evidence["products"]
+    assert [d.code for d in mixed.decisions] == ["RUB-PASS-D04"] * islands
+    rounded = sum(node.op_type == "Quant" for node in mixed.graph.nodes)
+    assert rounded < sum(node.op_type == "Quant" for node in plain.graph.nodes)
+
+
+def test_bias_correction_takes_the_mean_error_out(lowered_zoo: Zoo) -> None:
+    graph, feeds = lowered_zoo("demo-ctc"), signal(2400, 1)
+    node = products(graph, keep_ends=True)[-1]
+    name = node.outputs[0].name or ""
+    errors = {}
+    for on in (False, True):
+        made = quantise(graph, [feeds], options=Options(bias_correction=on)).graph
+        kept = [n.outputs[0].name for n in made.nodes if n.name == node.name]
+        want = execute(graph, dict(feeds), keep=[name])[name]
+        got = execute(made, dict(feeds), keep=kept)[kept[0]]  # type: ignore[arg-type]
+        errors[on] = float(np.abs((got - want).mean(axis=(0, 2))).mean())
+    assert errors[True] < errors[False]
+
+
+def test_recurrent_weights_are_rounded_by_row(lowered_zoo: Zoo) -> None:
+    graph = lowered_zoo("taiyaki-mgru")
+    found = quantise(graph, [signal(400, 1)])
+    layers = [node for node in found.graph.nodes if node.op_type == "GRU"]
+    for layer in layers:
+        for index in (1, 2):
+            maker = layer.inputs[index].producer()  # type: ignore[union-attr]
+            assert maker is not None and maker.op_type == "Quant"
+            assert constant(maker.inputs[1]).shape == (1, 288, 1)  # type: ignore[union-attr]
+    assert snr(run(graph, signal(400, 1)), run(found.graph, signal(400, 1))) > 25
+
+
+def test_without_data_it_says_so(lowered_zoo: Zoo) -> None:
+    with pytest.raises(ValueError, match="calibration data"):
+        quantise(lowered_zoo("demo-ctc"), [])
+
+
+def test_weights_scale_per_output_channel() -> None:
+    weight = np.random.default_rng(0).standard_normal((6, 3, 5)).astype(np.float32)
+    weight[2] = 0
+    rounded = insert.rounded_weight(weight, 0)
+    scale = insert.weight_scale(weight, 0)
+    assert scale.shape == (6, 1, 1) and np.abs(rounded - weight).max() <= scale.max() / 2 + 1e-7
+    assert not rounded[2].any() and np.abs(rounded / scale).max() <= 127.001
