@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,29 +51,32 @@ def compile_to(
     return out, time.perf_counter() - start
 
 
-def opened(case: Case, folder: Path, threads: int) -> list[Engine]:
-    """The artefact as recorded; where that is several streams, also with one.
+def opened(case: Case, folder: Path, threads: int, streams: int | None, seconds: float) -> Engine:
+    """The artefact in a session of ``streams``; ``None`` = as recorded.
 
     Streams cut the batch: every engine of the table is given the same arrays and returns them whole.
+
+    Args:
+        seconds: that compiling took; 0 = it was there.
     """
     import rubicc
     from rubicc.errors import RubiccError
 
-    engines = []
-    streams: int | None = None
-    while True:
-        start = time.perf_counter()
-        try:
-            session = rubicc.load(folder, threads=threads, streams=streams)
-            run = _caller(session)
-            run(case.feeds)
-        except RubiccError as err:
-            raise Refused(str(err).splitlines()[0][:300]) from err
-        engine = Engine(run, _precision(session.description), _detail(session), time.perf_counter() - start)
-        engines.append(engine)
-        if session.streams == 1:
-            return engines
-        streams = 1
+    start = time.perf_counter()
+    try:
+        session = rubicc.load(folder, threads=threads, streams=streams)
+        run = _caller(session)
+        run(case.feeds)
+    except RubiccError as err:
+        raise Refused(str(err).splitlines()[0][:300]) from err
+    detail = _detail(session) + (f", compiled in {seconds:.0f} s" if seconds else "")
+    return Engine(run, _precision(session.description), detail, time.perf_counter() - start)
+
+
+def recorded_streams(folder: Path, threads: int) -> int:
+    """Streams that the artefact runs in."""
+    said = json.loads((folder / "cpu_gpu" / "runtime.json").read_text(encoding="utf-8"))
+    return int(said.get("streams") or threads)
 
 
 def _caller(session: Any) -> Callable[[Arrays], list[np.ndarray]]:
@@ -96,11 +98,6 @@ def _detail(session: Any) -> str:
     layout = said.get("layout") or "plain"
     streams = f"{session.streams} stream" + "s" * (session.streams != 1)
     return f"{said['precision']} {session.runtime} {layout} {streams}"
-
-
-def with_compile_time(engine: Engine, seconds: float) -> Engine:
-    """The engine, saying how long ``rubicc compile`` took."""
-    return replace(engine, detail=f"{engine.detail}, compiled in {seconds:.0f} s") if seconds else engine
 
 
 def recorded(folder: Path) -> str:
