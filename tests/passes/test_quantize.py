@@ -42,7 +42,7 @@ def test_formats_hold_zero_and_both_ends(low: float, high: float) -> None:
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
 def test_observers_by_their_definition(method: str) -> None:
     """A bulk with one far outlier: minmax pays for it, the others cut it."""
     rng = np.random.default_rng(0)
