@@ -13,6 +13,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -41,7 +42,17 @@ def layer(cell: str, hidden: int, index: int, compute: Kind) -> Recurrent:
     rows = pack_rnn.GATES[cell] * hidden
     weights = [(rng.normal(size=(rows, hidden)) / np.sqrt(hidden)).astype(np.float32) for _ in range(2)]
     biases = [(rng.normal(size=rows) * 0.1).astype(np.float32) for _ in range(2)]
-    made = Recurrent(cell, index, index + 1, *weights, *biases, reverse=index % 2 == 0, compute=compute)  # type: ignore[arg-type]
+    made = Recurrent(
+        "gru" if cell == "gru" else "lstm",
+        index,
+        index + 1,
+        w_input=weights[0],
+        w_hidden=weights[1],
+        bias_input=biases[0],
+        bias_hidden=biases[1],
+        reverse=index % 2 == 0,
+        compute=compute,
+    )
     if compute != "u8":
         return made
     scales = [(np.abs(w).max(axis=1) / 127).astype(np.float32) for w in weights]
@@ -132,11 +143,11 @@ def main() -> None:
         want = eager(feed)
         for kind in KINDS:
             kernels = checked(stack(cell, hidden, kind), x, want, kind, options.threads)
-            clock, cpu = least(lambda kernels=kernels, x=x: kernels.run(x, options.threads), options.runs)
+            clock, cpu = least(partial(kernels.run, x, options.threads), options.runs)
             free, rate = cpu / options.threads, products / cpu / 1e6
             print(f"{name:22}{kind:6}{clock:9.1f} ms{free:9.1f} ms free{rate:7.0f} G/s per core")
         if options.torch:
-            clock, cpu = least(lambda eager=eager, feed=feed: eager(feed), min(3, options.runs))
+            clock, cpu = least(partial(eager, feed), min(3, options.runs))
             print(f"{name:22}torch {clock:9.1f} ms{cpu / options.threads:9.1f} ms free")
 
 
