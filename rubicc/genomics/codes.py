@@ -189,6 +189,11 @@ CODES: dict[str, tuple[str, str]] = {
         "The disk is full or went away. What was committed before stays in OUT.partial; make room and run "
         "the same command again.",
     ),
+    "RUB-GEN-147": (
+        "A file was not called by any worker",
+        "What runs the files of a basecalling run on several machines ended before every file was called. "
+        "Run the same command again: files that are called are not called again.",
+    ),
     "RUB-GEN-150": (
         "Nothing to evaluate",
         "Calls or reference are missing, empty, or cannot be indexed by minimap2."

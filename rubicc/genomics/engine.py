@@ -148,16 +148,7 @@ class _Run:
 
     def identity(self, form: Format, model_id: str) -> dict[str, str]:
         """What must not change between the parts of an interrupted run, each with its hash."""
-        files = "".join(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}\n" for p in self.files)
-        chosen = "" if self.chosen is None else "\n".join(sorted(self.chosen))
-        options = f"{self.plan} {self.settings.pad_short} {self.settings.limits.max_samples} {chosen}"
-        return {
-            "model": _hash(self.meta.to_json() + model_id),
-            "inputs": _hash(files),
-            "settings": _hash(options),
-            "format": f"{form.kind}{' packed' if form.packed else ''}",
-            "version": form.version,
-        }
+        return run_identity(self.meta, self.files, self.plan, self.settings, form, model_id)
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -244,6 +235,8 @@ class _Run:
         return True
 
     def _report_missing(self) -> None:
+        if not self.settings.report_missing:
+            return
         named = {problem.read_id for problem in self.problems}
         for read_id in sorted(self.chosen or ()):
             if read_key(read_id) not in self.seen and read_id not in named:
@@ -409,6 +402,22 @@ class _Run:
             stage_seconds={name: round(value, 6) for name, value in self.seconds.items()},
             resumed_reads=resumed[0],
         )
+
+
+def run_identity(
+    meta: ModelMeta, files: Iterable[Path], plan: Plan, settings: Settings, form: Format, model_id: str
+) -> dict[str, str]:
+    """What must not change between the parts of an interrupted run, each with its hash."""
+    stated = "".join(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}\n" for p in files)
+    chosen = "" if settings.read_ids is None else "\n".join(sorted(frozenset(settings.read_ids)))
+    options = f"{plan} {settings.pad_short} {settings.limits.max_samples} {chosen}"
+    return {
+        "model": _hash(meta.to_json() + model_id),
+        "inputs": _hash(stated),
+        "settings": _hash(options),
+        "format": f"{form.kind}{' packed' if form.packed else ''}",
+        "version": form.version,
+    }
 
 
 def _hash(text: str) -> str:

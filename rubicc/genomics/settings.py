@@ -23,6 +23,7 @@ class Settings:
         decode_threads: threads that decode.
         recursive: look into subfolders.
         read_ids: only these reads.
+        report_missing: say which of ``read_ids`` were found nowhere.
         isolate: parse fast5 and pod5 in a child process.
         commit_seconds: how much work, in seconds, a kill may cost.
         commit_bytes: upper bound on records held back for a commit.
@@ -36,6 +37,7 @@ class Settings:
     decode_threads: int = 1
     recursive: bool = True
     read_ids: Collection[str] | None = None
+    report_missing: bool = True
     isolate: bool = True
     limits: Limits = field(default_factory=Limits)
     commit_seconds: float = 2.0
