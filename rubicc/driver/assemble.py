@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rubicc import plugins
+from rubicc.driver.planning import pipeline_of
 from rubicc.evidence.environment import cpu, library_versions, machine
 from rubicc.evidence.manifest import Manifest, PassEntry
 from rubicc.evidence.report import (
@@ -211,7 +212,7 @@ def _text(shape: Any) -> str:
 def _passes(build: Build) -> tuple[PassRow, ...]:
     from rubicc.passes.pipelines import PIPELINES
 
-    reasons = {step.id: step.reason for step in PIPELINES[build.backend.pipeline]}
+    reasons = {step.id: step.reason for step in PIPELINES[pipeline_of(build)]}
     return tuple(
         PassRow(r.id, r.changed, r.seconds, dict(r.options), dict(r.op_diff), reasons.get(r.id, ""))
         for r in build.records

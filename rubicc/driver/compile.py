@@ -14,7 +14,7 @@ from rubicc.driver import stages
 from rubicc.driver.artefact import Artefact
 from rubicc.driver.calibration import QUANTISING
 from rubicc.driver.inputs import ProofInputs, proof_inputs
-from rubicc.driver.planning import given_options, planned
+from rubicc.driver.planning import given_options, pipeline_of, planned
 from rubicc.driver.proof import (
     EXACT_MAX_PARAMETERS,
     Limits,
@@ -50,6 +50,8 @@ class Build:
     Attributes:
         fp32: the graph before the target changed its precision: reference of the error by layer.
         seconds: wall time per stage.
+        quantised: the model came with quantisers of its own.
+        asked: the precision asked for, which may be ``auto``; ``settings`` say what became of it.
         stopped_at: name of ``--until-stage``, when it ended the compilation early.
     """
 
@@ -71,6 +73,7 @@ class Build:
     seconds: dict[str, float] = field(default_factory=dict)
     stopped_at: str = ""
     quantised: bool = False
+    asked: str = ""
     calibration_sha256: str = ""
     _outputs: SourceOutputs | None = None
 
@@ -146,6 +149,7 @@ def _read_and_lower(model: Any, settings: Settings, target: Target, backend: Bac
     graph = lowered.graph.clone()
     build = Build(settings, target, backend, source, lowered, graph, list(lowered.decisions))
     build.quantised = any(map(is_quantiser, lowered.graph.all_nodes()))
+    build.asked = settings.precision
     build.seconds = {**read_time, **lower_time}
     return build
 
@@ -175,7 +179,7 @@ def _rewrite(build: Build, folder: Path, out: Path | None) -> None:
         build.findings = build.backend.check(build.graph, build.target)
     build.seconds |= took
     refuse(build.findings, build.target)
-    steps = PIPELINES[build.backend.pipeline]
+    steps = PIPELINES[pipeline_of(build)]
     first = stages.index_of(settings.from_stage, steps) if settings.from_stage else 0
     last = stages.index_of(settings.until_stage, steps) if settings.until_stage else len(steps)
     names = stages.names(steps)

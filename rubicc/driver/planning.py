@@ -23,6 +23,12 @@ def given_options(settings: Settings) -> dict[str, dict[str, Any]]:
     return parse_overrides(flat)
 
 
+def pipeline_of(build: Build) -> str:
+    """Name of the target's pipeline; some have another for a precision that was asked for."""
+    own: dict[str, str] = getattr(build.backend, "pipelines", {})
+    return own.get(build.asked, build.backend.pipeline)
+
+
 def planned(build: Build, inputs: ProofInputs) -> Prepared:
     """Prepare and plan; afterwards the settings say what was chosen where they left something open.
 
@@ -50,6 +56,7 @@ def planned(build: Build, inputs: ProofInputs) -> Prepared:
         layout=settings.layout,
         feeds=next(iter(inputs.cases.values())),
         calib=calibration.feeds,
+        quantised=build.quantised,
         max_gap=settings.max_gap,
         options=given_options(settings),
         **asked,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ class CpuGpuBackend:
 
     folder = "cpu_gpu"
     pipeline = "cpu_gpu"
+    pipelines: ClassVar[dict[str, str]] = {"int8": "cpu_gpu_integer", "mixed": "cpu_gpu_integer"}
 
     def __init__(self, name: str, devices: tuple[str, ...], summary: str) -> None:
         self.name = name

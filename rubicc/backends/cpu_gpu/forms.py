@@ -111,9 +111,13 @@ def draft(
     )
 
 
-def auto_precisions(target: Target) -> tuple[str, ...]:
-    """Precisions that can be faster than fp32 on this machine, fp32 first."""
+def auto_precisions(target: Target, quantised: bool = False) -> tuple[str, ...]:
+    """Precisions that can be faster than fp32 on this machine, fp32 first.
+
+    Args:
+        quantised: the model came quantised, and its pipeline has expanded its quantisers already.
+    """
     if target.name != "cpu":
         return ("fp32", "fp16")
     bf16 = "openvino" in runtimes.installed() and runtimes.openvino_takes_bf16()
-    return ("fp32", *(["bf16"] if bf16 else []), "int8")
+    return ("fp32", *(["bf16"] if bf16 else []), *([] if quantised else ["int8"]))

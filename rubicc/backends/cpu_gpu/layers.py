@@ -55,6 +55,9 @@ def profile_layers(folder: Path, feeds: Mapping[str, np.ndarray], reference: Gra
     if providers != ["CPUExecutionProvider"]:
         missing.append(NotMeasured("time by layer", "GPU providers report no time by node"))
         return LayerProfile(gaps, {}, tuple(missing))
+    if description["runtime"] == "native":
+        missing.append(NotMeasured("time by layer", "the native kernels run several nodes in one step"))
+        return LayerProfile(gaps, {}, tuple(missing))
     timer = _openvino_times if description["runtime"] == "openvino" else _onnxruntime_times
     times = timer(model, description, feeds)
     lost = times.pop("", 0.0)

@@ -51,6 +51,7 @@ class Material:
         max_gap: limit the artefact will be held to; fp16 must stay 6 dB clear of its SNR.
         options: of passes, by id.
         seconds: time for finding out which nodes must stay in a higher precision, when some must.
+        quantised: the model came quantised: it is not quantised again.
         quantise_outputs: for ONNX Runtime, whose integer kernels want the outputs of operators quantised too.
     """
 
@@ -60,6 +61,7 @@ class Material:
     max_gap: MaxGap = field(default_factory=MaxGap)
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seconds: float = 60.0
+    quantised: bool = False
     quantise_outputs: bool = False
 
     def snr(self, precision: str) -> float:
@@ -133,7 +135,7 @@ def choose(
 
 def forms_of(made: Material, target: Target, precision: str, layout: str, runtime: str) -> list[Form]:
     """Forms to choose from, the simplest first."""
-    precisions = (precision,) if precision != "auto" else auto_precisions(target)
+    precisions = (precision,) if precision != "auto" else auto_precisions(target, made.quantised)
     precisions = tuple(p for p in precisions if (p, runtime) != ("bf16", "onnxruntime"))
     forms = [Form(p) for p in precisions if layout != "polyphase"]
     if layout == "polyphase":
@@ -167,7 +169,7 @@ def build(made: Material, form: Form) -> Prepared:
     graph = made.graph
     decisions: list[Decision] = []
     evidence: dict[str, Any] = {}
-    if form.precision in INTEGER and not _is_integer(graph):
+    if form.precision in INTEGER and not made.quantised and not _is_integer(graph):
         graph, decisions, evidence = _quantised(made, form.precision)
     if form.layout == "polyphase":
         graph = graph.clone()
