@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rubicc.driver.artefact import Artefact, open_artefact
+from rubicc.driver.cluster import Cluster
 from rubicc.settings import Settings, resolve
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Artefact",
+    "Cluster",
     "Settings",
     "basecall",
     "bench",
@@ -157,6 +159,7 @@ def basecall(
     progress: Any = None,
     on_problem: Callable[[Any], None] | None = None,
     options: Mapping[str, Any] | None = None,
+    cluster: Cluster | None = None,
     **flags: Any,
 ) -> BasecallSummary:
     """Call bases from fast5, pod5 or npz reads into FASTA, FASTQ or unaligned BAM.
@@ -166,14 +169,17 @@ def basecall(
         reads: files and folders.
         out: ``.fasta``, ``.fastq`` or ``.bam``; a killed run of the same call is continued.
         options: fields of :class:`rubicc.genomics.settings.Settings` (``batch``, ``chunk``, ...).
+        cluster: call the files as tasks of Ray: ``Cluster(workers=4)``.
 
     Raises:
-        RubiccError: ``RUB-DRV-008`` not a basecaller; see :mod:`rubicc.genomics.engine` for the rest.
+        RubiccError: ``RUB-DRV-008`` not a basecaller; ``RUB-DRV-012`` no Ray; the rest see
+            :mod:`rubicc.genomics.engine`.
     """
     from rubicc.driver.calling import basecall_reads
 
     settings = settings or resolve(flags)
-    return basecall_reads(model, reads, Path(out), settings, progress, on_problem, dict(options or {}))
+    chosen = dict(options or {})
+    return basecall_reads(model, reads, Path(out), settings, progress, on_problem, chosen, cluster)
 
 
 def evaluate(calls: str | Path, *, reference: str | Path, **options: Any) -> Evaluation:

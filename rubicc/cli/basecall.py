@@ -39,6 +39,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--read-ids", metavar="FILE", help="call only the reads named in FILE, one id per line"
     )
     parser.add_argument("--no-recursive", action="store_true", help="do not look into subfolders")
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray calls the input files on many workers",
+    )
+    parser.add_argument(
+        "--workers", metavar="N", help="files called at the same time by ray (default: one per core)"
+    )
+    parser.add_argument(
+        "--ray-address", metavar="A", help="a running cluster (default: ray is started on this machine)"
+    )
     add_settings(parser)
 
 
@@ -48,6 +60,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.print_config:
         return print_config(settings, console)
     options = _options(args)
+    workers = None if args.workers is None else parse_whole("--workers", args.workers, "", 1, 2**16)
+    if args.engine != "ray" and (workers is not None or args.ray_address is not None):
+        hint = "add --engine ray, or leave them out"
+        raise UsageError("RUB-CLI-016", "--workers and --ray-address are for --engine ray", hint=hint)
     from rubicc import api
     from rubicc.genomics.progress import Silent, StreamProgress
 
@@ -60,6 +76,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         progress=StreamProgress() if console.bars else Silent(),
         on_problem=lambda problem: log.warning("left out: %s", problem),
         options=options,
+        cluster=api.Cluster(workers, args.ray_address) if args.engine == "ray" else None,
     )
     console.result(summary, _lines(summary))
     return int(summary.exit_code)

@@ -61,6 +61,11 @@ CODES: dict[str, tuple[str, str]] = {
         "No such code",
         "The code is not in the catalogue of this version. `rubicc explain` without a code lists all.",
     ),
+    "RUB-CLI-016": (
+        "Flags of another engine",
+        "--workers and --ray-address say how Ray shares out the files. Give --engine ray with them, or leave "
+        "them out; on one machine --threads says how many cores are used.",
+    ),
     "RUB-CLI-020": (
         "The operating system refused",
         "A file could not be read or written, or a resource ran out; the message carries the system's own "

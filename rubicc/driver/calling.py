@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ from rubicc.evidence.staging import scratch
 from rubicc.settings import Settings
 
 if TYPE_CHECKING:
+    from rubicc.driver.cluster import Cluster
     from rubicc.genomics.settings import BasecallSummary
+    from rubicc.spec import ModelMeta
 
 
 def basecall_reads(
@@ -26,11 +29,16 @@ def basecall_reads(
     progress: Any,
     on_problem: Callable[[Any], None] | None,
     options: Mapping[str, Any],
+    cluster: Cluster | None = None,
 ) -> BasecallSummary:
     """Call ``reads`` into ``out`` with an artefact, or with a model compiled for this run.
 
+    Args:
+        cluster: call each file as a task there, instead of all in this process.
+
     Raises:
         UsageError: ``RUB-DRV-008`` not a basecaller; options the engine refuses.
+        ToolMissing: ``RUB-DRV-012`` to ``-015``: Ray is absent or its tasks fail.
     """
     from rubicc.genomics import engine
     from rubicc.genomics.reads import find_files
@@ -40,40 +48,91 @@ def basecall_reads(
     # Judged before a model is compiled, which takes seconds.
     kind_of(out)
     find_files(reads, recursive=bool(options.get("recursive", True)))
-    runtime = None if settings.runtime == "auto" else settings.runtime
-    with (
-        runnable(model, settings) as artefact,
-        artefact.session(runtime=runtime, threads=settings.threads, streams=None) as session,
-    ):
-        meta = session.meta
-        if meta is None or meta.signal is None or meta.decoder is None:
-            raise UsageError(
-                "RUB-DRV-008",
-                "the model does not say its signal normalisation and decoder",
-                where=artefact.manifest.model.get("name", ""),
-                hint="compile it from a checkpoint of a basecaller (see `rubicc models list`)",
+    opening = {
+        "runtime": None if settings.runtime == "auto" else settings.runtime,
+        "threads": settings.threads,
+        "streams": None,
+    }
+    with runnable(model, settings) as artefact:
+        if cluster is not None:
+            # A task is given one core, so that files and not threads fill the machines.
+            opening["threads"] = settings.threads or 1
+            return _on_cluster(
+                cluster, artefact, reads, out, settings, progress, on_problem, options, opening
             )
-        (given,), (made,) = session.inputs, session.outputs
+        with artefact.session(**opening) as session:
+            infer, meta = network(artefact, session)
+            # One stream per thread: recurrent networks gain little from several threads on one batch.
+            # Sessions of other targets may know no streams.
+            streams = getattr(session, "streams", 1)
+            chosen = {"network_threads": streams, "batch": max(1, EngineSettings.batch // streams), **options}
+            return engine.basecall(
+                infer,
+                meta,
+                reads,
+                out,
+                settings=EngineSettings(**chosen),
+                model_id=artefact.manifest.content_sha256,
+                progress=progress,
+                on_problem=on_problem,
+                force=settings.force,
+            )
 
-        # One stream per thread: recurrent networks gain little from several threads on one batch. Sessions
-        # of other targets may know no streams.
-        streams = getattr(session, "streams", 1)
-        chosen = {"network_threads": streams, "batch": max(1, EngineSettings.batch // streams), **options}
 
-        def infer(signal: np.ndarray) -> np.ndarray:
-            return session.run({given.name: signal})[made.name]
+def network(artefact: Artefact, session: Any) -> tuple[Callable[[np.ndarray], np.ndarray], ModelMeta]:
+    """An artefact's session as the engine wants it: signal to scores, and what the scores mean.
 
-        return engine.basecall(
-            infer,
-            meta,
-            reads,
-            out,
-            settings=EngineSettings(**chosen),
-            model_id=artefact.manifest.content_sha256,
-            progress=progress,
-            on_problem=on_problem,
-            force=settings.force,
+    Raises:
+        UsageError: ``RUB-DRV-008`` not a basecaller.
+    """
+    meta = session.meta
+    if meta is None or meta.signal is None or meta.decoder is None:
+        raise UsageError(
+            "RUB-DRV-008",
+            "the model does not say its signal normalisation and decoder",
+            where=artefact.manifest.model.get("name", ""),
+            hint="compile it from a checkpoint of a basecaller (see `rubicc models list`)",
         )
+    (given,), (made,) = session.inputs, session.outputs
+
+    def infer(signal: np.ndarray) -> np.ndarray:
+        return session.run({given.name: signal})[made.name]
+
+    return infer, meta
+
+
+def _on_cluster(
+    cluster: Cluster,
+    artefact: Artefact,
+    reads: Sequence[str | Path],
+    out: Path,
+    settings: Settings,
+    progress: Any,
+    on_problem: Callable[[Any], None] | None,
+    options: Mapping[str, Any],
+    opening: Mapping[str, Any],
+) -> BasecallSummary:
+    from rubicc.driver.cluster import Work, run_shards
+    from rubicc.genomics.settings import Settings as EngineSettings
+    from rubicc.genomics.shards import call_sharded
+
+    with artefact.session(**opening) as session:
+        _, meta = network(artefact, session)
+        streams = getattr(session, "streams", 1)
+    model_id = artefact.manifest.content_sha256
+    chosen = {"network_threads": streams, "batch": max(1, EngineSettings.batch // streams), **options}
+    work = Work(str(artefact.folder.absolute()), model_id, opening, chosen)
+    return call_sharded(
+        functools.partial(run_shards, cluster, work),
+        meta,
+        reads,
+        out,
+        settings=EngineSettings(**chosen),
+        model_id=model_id,
+        progress=progress,
+        on_problem=on_problem,
+        force=settings.force,
+    )
 
 
 @contextlib.contextmanager

@@ -60,6 +60,26 @@ CODES: dict[str, tuple[str, str]] = {
         "--max-gap identity compares the bases called by artefact and source, so the model must be a "
         "basecaller. Use snr or max_abs for others.",
     ),
+    "RUB-DRV-012": (
+        "Ray is not installed",
+        "--engine ray calls the files of a run as tasks of Ray, which is an extra. Install it on every "
+        "machine: pip install 'rubicc[ray]'. Without it use --engine local.",
+    ),
+    "RUB-DRV-013": (
+        "the Ray cluster cannot be used",
+        "Ray could not be started on this machine, or no cluster answers at --ray-address. Check the address "
+        "that `ray start --head` printed, and that all machines have the same versions of Ray and Python.",
+    ),
+    "RUB-DRV-014": (
+        "a task was lost too often",
+        "The worker that called this file died again and again, as when memory runs out. Check the machine, "
+        "then run the same command again: files that are called are not called again.",
+    ),
+    "RUB-DRV-015": (
+        "a worker sees another artefact",
+        "The folder of the artefact holds something else on the worker's machine. Put artefact, reads and "
+        "output in a folder that all machines share under the same path.",
+    ),
     "RUB-DRV-D01": (
         "chosen by measurement",
         "Precision, runtime or layout was left to `auto` and measured on this machine. recipe.yaml records "
