@@ -7,15 +7,23 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 import pytest
+from pass_graphs import graph as make_graph
+from pass_graphs import node as make_node
+from pass_graphs import weights
 
 from rubicc.ir.executor import execute
 from rubicc.ir.graph import Graph
 from rubicc.ir.verify import verify
-from rubicc.passes.quantize import insert, to_qdq
+from rubicc.passes.harness import apply_and_check, assert_mutant_fails
+from rubicc.passes.quantize import bias_correction, insert, to_qdq
+from rubicc.passes.quantize.bias_correction import CorrectBias
+from rubicc.passes.quantize.insert import InsertQuantisers
 from rubicc.passes.quantize.observers import METHODS, Observer, format_of, unsigned_format
 from rubicc.passes.quantize.post_training import Options, products, quantise
+from rubicc.passes.quantize.to_qdq import ToQdq
 from rubicc.passes.rewrite import constant
 
+QUANT = "qonnx.custom_op.general::Quant"
 Zoo = Callable[[str], Graph]
 DOUBLE = np.dtype(np.float64)
 
@@ -183,3 +191,54 @@ def test_weights_scale_per_output_channel() -> None:
     scale = insert.weight_scale(weight, 0)
     assert scale.shape == (6, 1, 1) and np.abs(rounded - weight).max() <= scale.max() / 2 + 1e-7
     assert not rounded[2].any() and np.abs(rounded / scale).max() <= 127.001
+
+
+# ---- the passes one by one, in the harness
+
+
+def small() -> Graph:
+    """x -> Conv -> Relu -> Conv -> y."""
+    nodes = [
+        make_node("Conv", "x w b", "c"),
+        make_node("Relu", "c", "r"),
+        make_node("Conv", "r v", "y"),
+    ]
+    constants = {"w": weights(6, 4, 3), "b": weights(6), "v": weights(5, 6, 1)}
+    return make_graph(nodes, {"x": ("N", 4, "T")}, {"y": ("N", 5, "U")}, constants)
+
+
+FORMATS = {"x": (8 / 255, 128), "r": (30 / 255, 0)}
+
+
+def test_insert_in_the_harness() -> None:
+    done = apply_and_check(
+        insert.InsertQuantisers(insert.InsertOptions(FORMATS)),
+        small(),
+        expect_changed=True,
+        expect_ops={QUANT: 4},
+    )
+    assert done is not None
+
+    class Saturates(InsertQuantisers):
+        def run(self, graph: Graph) -> bool:
+            self.options = insert.InsertOptions({"x": (0.5 / 255, 128)})
+            return super().run(graph)
+
+    assert_mutant_fails(Saturates, small(), code="RUB-PASS-021")
+
+
+def test_qdq_in_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = small()
+    insert.InsertQuantisers(insert.InsertOptions(FORMATS)).run(graph)
+    expect = {QUANT: -4, "QuantizeLinear": 2, "DequantizeLinear": 4}
+    apply_and_check(to_qdq.ToQdq, graph, expect_changed=True, expect_ops=expect)
+    right = to_qdq.levels
+    monkeypatch.setattr(to_qdq, "levels", lambda *a, **k: np.floor(right(*a, **k) * 0.99))
+    assert_mutant_fails(ToQdq, graph, code="RUB-PASS-021")
+
+
+def test_bias_correction_in_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = bias_correction.BiasOptions({"x": np.full(4, 0.5), "r": np.ones(6)})
+    apply_and_check(CorrectBias(given), small(), expect_changed=True, expect_ops={})
+    monkeypatch.setattr(bias_correction, "rounded_weight", lambda weight, axis: -weight)
+    assert_mutant_fails(CorrectBias(given), small(), code="RUB-PASS-021")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from rubicc.ir.graph import Graph
+from rubicc.ir.graph import MADE_BY_KEY, Graph
 from rubicc.passes.quantize.insert import channel_axis, quantisable, rounded_weight
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor, constant, is_standard
@@ -39,7 +39,8 @@ class CorrectBias(Pass):
 
     id = "quantize.bias-correction"
     exact = False
-    tolerance = 1.0
+    tolerance = 0.1
+    ensures = frozenset({"bias-corrected"})
     Options = BiasOptions
     options: BiasOptions
 
@@ -52,7 +53,8 @@ class CorrectBias(Pass):
             mean = self.options.means.get(x.name or "") if x is not None else None
             if mean is None or not is_standard(node, "Conv") or node.name in self.options.skip:
                 continue
-            if quantisable(node):
+            done = node.metadata_props.get(MADE_BY_KEY) == self.id  # a second time would be one too many
+            if quantisable(node) and not done:
                 changed |= self._correct(edit, node, mean)
         return changed
 
@@ -72,4 +74,5 @@ class CorrectBias(Pass):
         else:
             node.resize_inputs(3)
             node.replace_input_with(2, value)
+        edit.mark(node)
         return True

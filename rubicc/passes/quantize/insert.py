@@ -46,7 +46,8 @@ class InsertQuantisers(Pass):
 
     id = "quantize.insert"
     exact = False
-    tolerance = 1.0
+    tolerance = 0.1
+    ensures = frozenset({"quantised"})
     Options = InsertOptions
     options: InsertOptions
 

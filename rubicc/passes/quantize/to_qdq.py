@@ -30,6 +30,7 @@ class ToQdq(Pass):
     id = "quantize.to-qdq"
     exact = True
     tolerance = 1e-6
+    ensures = frozenset({"qdq"})
 
     def run(self, graph: Graph) -> bool:
         """See :class:`Pass`."""
@@ -58,8 +59,8 @@ class ToQdq(Pass):
         if axis is None or (zero.size not in (1, scale.size)):
             return False
         step = edit.initializer(f"{node.name}_scale", _flat(scale))
-        offset = np.broadcast_to(_flat(zero), _flat(scale).shape).astype(kind)
-        start = edit.initializer(f"{node.name}_zero", np.ascontiguousarray(offset))
+        offset = np.array(np.broadcast_to(_flat(zero), _flat(scale).shape), kind)
+        start = edit.initializer(f"{node.name}_zero", offset)
         attributes = {"axis": axis} if scale.size > 1 else {}
         if weight is not None:
             whole = levels(weight, scale, zero, bits, signed=signed, narrow=narrow, mode=mode).astype(kind)
