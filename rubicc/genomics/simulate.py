@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -189,7 +189,18 @@ def simulate_reads(
     params: SimParams | None = None,
     genome: str | None = None,
 ) -> list[SimulatedRead]:
-    """``n`` reads of ``length`` bases (or uniform in ``[low, high]``).
+    """The reads of :func:`iter_simulated`, all at once."""
+    return list(iter_simulated(n, seed, length, params, genome))
+
+
+def iter_simulated(
+    n: int,
+    seed: int,
+    length: int | tuple[int, int] = 1000,
+    params: SimParams | None = None,
+    genome: str | None = None,
+) -> Iterator[SimulatedRead]:
+    """``n`` reads of ``length`` bases (or uniform in ``[low, high]``), one in memory at a time.
 
     Each read's bases are random, or a random stretch of ``genome`` (upper-case ACGT, forward strand).
 
@@ -203,7 +214,6 @@ def simulate_reads(
     if low < 1 or high < low or (source is not None and high > len(source)):
         given = "no genome given" if source is None else f"genome of {len(source)} bases"
         raise UsageError("RUB-GEN-201", f"read length {low}..{high} is impossible ({given})")
-    reads = []
     for index in range(n):
         rng = np.random.default_rng([seed, index])
         size = int(rng.integers(low, high + 1))
@@ -212,8 +222,7 @@ def simulate_reads(
         else:
             start = int(rng.integers(0, len(source) - size + 1))
             bases = source[start : start + size]
-        reads.append(simulate_read(bases, rng, params))
-    return reads
+        yield simulate_read(bases, rng, params)
 
 
 def encode(sequence: str) -> np.ndarray:
