@@ -10,6 +10,7 @@ import contextlib
 import functools
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -96,7 +97,8 @@ def run_shards(cluster: Cluster, work: Work, shards: Sequence[Shard]) -> Iterato
     """
     if not shards:
         return
-    with connected(cluster) as ray:
+    # Ray tells of dead workers on stdout, which is the result's.
+    with contextlib.redirect_stdout(sys.stderr), connected(cluster) as ray:
         workers = cluster.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         task = ray.remote(num_cpus=1, max_retries=RETRIES)(call_file)
         waiting = list(reversed(shards))
