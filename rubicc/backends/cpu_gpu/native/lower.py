@@ -1,18 +1,19 @@
 """Reads an emitted ONNX graph into a program for the native kernels, or says what stands in the way.
 
 Two steps: :mod:`~rubicc.backends.cpu_gpu.native.parse` turns nodes into primitive operations on channels x
-frames
-(transposes, reversals and squeezes vanish into how a value is held), and this module fuses them: whatever
-follows
-a convolution elementwise becomes part of it, a quantiser becomes the storage of its result.
+frames (transposes, reversals and squeezes vanish into how a value is held), and this module fuses them:
+whatever follows a convolution elementwise becomes part of it, a quantiser becomes the storage of its result.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from rubicc.backends.cpu_gpu.native.parse import (
+import numpy as np
+
+from rubicc.backends.cpu_gpu.native.operations import (
     AddOp,
+    ChannelOp,
     ConvOp,
     GatherOp,
     LogSoftmaxOp,
@@ -22,8 +23,8 @@ from rubicc.backends.cpu_gpu.native.parse import (
     Reason,
     RecurrentOp,
     UnaryOp,
-    parse,
 )
+from rubicc.backends.cpu_gpu.native.parse import parse
 from rubicc.backends.cpu_gpu.native.program import (
     Activation,
     Buffer,
@@ -50,9 +51,9 @@ def lower(graph: Graph, *, precision: str = "fp32") -> Program:
     """The program of ``graph``.
 
     Args:
-        precision: ``bf16`` rounds operands of products to bfloat16. With ``int8`` and ``mixed`` convolutions
-        and
-            linear layers compute as the graph's quantisers say, recurrent layers in bfloat16.
+        precision: ``bf16`` rounds operands of products to bfloat16. Quantised convolutions and linear layers
+            compute in integers under every precision, exactly as the graph says. Under ``int8`` and ``mixed``
+            recurrent layers compute in bfloat16, or in 8 bits where both input and weights are quantised.
 
     Raises:
         Unsupported: what the kernels do not take (RUB-CPU-063), with every reason.
@@ -76,14 +77,19 @@ class _Fuser:
     steps: list[tuple[int, Step]] = field(default_factory=list)
     held: dict[int, int] = field(default_factory=dict)  # value -> buffer
     absorbed: set[int] = field(default_factory=set)
+    readers: dict[int, list[int]] = field(default_factory=dict)  # value -> operations, -1 for the output
+    notes: list[str] = field(default_factory=list)
 
     def program(self) -> Program:
         parsed = self.parsed
-        self.readers: dict[int, list[int]] = {}
-        for index, op in enumerate(parsed.ops):
+        self.readers[parsed.output] = [-1]
+        for index in reversed(range(len(parsed.ops))):
+            op = parsed.ops[index]
+            if op.y not in self.readers:
+                self.absorbed.add(index)  # the output does not depend on it
+                continue
             for value in _reads(op):
                 self.readers.setdefault(value, []).append(index)
-        self.readers.setdefault(parsed.output, []).append(-1)
         self.held[parsed.input] = self.new(Buffer(parsed.channels[parsed.input], "f32"))
         # Fused steps run where their last operation stood, when all they read is there.
         for index in range(len(parsed.ops)):
@@ -99,6 +105,7 @@ class _Fuser:
             layout=parsed.layout,
             input_name=parsed.input_name,
             output_name=parsed.output_name,
+            notes=tuple(self.notes),
         )
 
     def new(self, buffer: Buffer) -> int:
@@ -120,15 +127,13 @@ class _Fuser:
     def emit(self, index: int) -> None:
         op = self.parsed.ops[index]
         if isinstance(op, ConvOp):
-            self.conv(index, op)
+            self.conv(index, op, "bf16" if self.precision == "bf16" else "f32")
+        elif isinstance(op, ChannelOp):
+            weight = np.ascontiguousarray(op.scale[:, None, None])
+            by_itself = ConvOp(op.x, op.y, weight, op.shift, groups=len(weight), source=op.source)
+            self.conv(index, by_itself, "f32")
         elif isinstance(op, RecurrentOp):
-            compute: Kind = "f32" if self.precision == "fp32" else "bf16"
-            y = self.made(op.y, self.kind_for(op.y))
-            step: Step = Recurrent(
-                op.cell, self.buffer_of(op.x), y, op.w_input, op.w_hidden, op.bias_input, op.bias_hidden,
-                op.reverse, compute, source=op.source,
-            )  # fmt: skip
-            self.steps.append((index, step))
+            self.recurrent(index, op)
         elif isinstance(op, LogSoftmaxOp):
             self.steps.append((index, LogSoftmax(self.buffer_of(op.x), self.made(op.y, "f32"), op.source)))
         elif isinstance(op, GatherOp):
@@ -138,20 +143,50 @@ class _Fuser:
         else:
             self.elementwise(index, op)
 
-    def conv(self, index: int, op: ConvOp) -> None:
-        tail = self.follow(index, op.y, may_add=True, may_round=True)
+    def recurrent(self, index: int, op: RecurrentOp) -> None:
+        """One layer; nothing is fused into it."""
+        x, y = self.buffer_of(op.x), self.made(op.y, self.kind_for(op.y))
+        reduced = self.precision != "fp32"
+        step = Recurrent(
+            op.cell, x, y, op.w_input, op.w_hidden, op.bias_input, op.bias_hidden, op.reverse,
+            "bf16" if reduced else "f32", source=op.source,
+        )  # fmt: skip
+        integers = self.is_quantised(op.x) and op.scale_input is not None and op.scale_hidden is not None
+        if integers and self.precision in ("int8", "mixed"):
+            step = replace(
+                step,
+                compute="u8",
+                weight_scale_input=op.scale_input,
+                weight_scale_hidden=op.scale_hidden,
+                x_quant=self.buffers[x].quant,
+            )
+        self.steps.append((index, step))
+
+    def conv(self, index: int, op: ConvOp, otherwise: Kind) -> None:
+        """A sum and all that follows; in integers if the graph has them, else as ``otherwise`` says."""
+        op, last, value = self.with_bias(index, op)
+        tail = self.follow(last, value, may_add=True, may_round=True)
         integers = op.weight_scale is not None and self.is_quantised(op.x)
         weight = op.weight
-        compute: Kind = "u8" if integers else "bf16" if self.precision == "bf16" else "f32"
         if op.weight_scale is not None and not integers:
-            weight = (op.weight * op.weight_scale[:, None, None]).astype("float32")
+            weight = (op.weight * op.weight_scale[:, None, None]).astype(np.float32)
+            self.notes.append(f"{op.source}: int8 weights meet an input that is not quantised")
         step = Conv(
             self.buffer_of(op.x), self.settle(tail), weight, op.bias,
             op.weight_scale if integers else None, op.stride, op.dilation, op.groups, op.pads,
             tail.rounding, None if tail.add is None else self.buffer_of(tail.add), tuple(tail.activations),
-            compute, op.source,
+            "u8" if integers else otherwise, op.source,
         )  # fmt: skip
         self.steps.append((tail.last, step))
+
+    def with_bias(self, index: int, op: ConvOp) -> tuple[ConvOp, int, int]:
+        """``op`` with a bias that is added after it (where it has none: sums would be rounded)."""
+        at = self.readers[op.y]
+        follower = self.sole_reader(op.y)
+        if not isinstance(follower, ChannelOp) or np.any(op.bias) or np.any(follower.scale != 1):
+            return op, index, op.y
+        self.absorbed.add(at[0])
+        return replace(op, bias=follower.shift), at[0], follower.y
 
     def elementwise(self, index: int, op: Op) -> None:
         """An operation that no convolution took: it starts a step of its own."""

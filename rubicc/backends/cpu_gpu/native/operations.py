@@ -27,6 +27,25 @@ class Reason:
     what: str
 
 
+@dataclass(frozen=True)
+class Frames:
+    """A number of frames, exactly: ``(T + offset) // step`` for an input of T samples.
+
+    Chains of convolutions keep this form, and it is unique: two values have as many frames as each other for
+    every T only when these are equal.
+    """
+
+    offset: int = 0
+    step: int = 1
+
+    def after(self, extra: int, stride: int) -> Frames:
+        """Frames of a convolution: ``(frames + extra) // stride + 1``."""
+        return Frames(self.offset + (extra + stride) * self.step, self.step * stride)
+
+    def __str__(self) -> str:
+        return f"(T + {self.offset}) // {self.step}"
+
+
 @dataclass(frozen=True, eq=False)
 class ConvOp:
     """Convolution or linear layer; ``weight`` (C_out, C_in / groups, taps), int8 with a scale per row."""
@@ -45,7 +64,7 @@ class ConvOp:
 
 @dataclass(frozen=True, eq=False)
 class RecurrentOp:
-    """One direction of a GRU or LSTM."""
+    """One direction of a GRU or LSTM; scales (G * H,) where the weights are int8 multiples of them."""
 
     x: int
     y: int
@@ -56,6 +75,8 @@ class RecurrentOp:
     bias_hidden: np.ndarray
     reverse: bool
     source: str = ""
+    scale_input: np.ndarray | None = None
+    scale_hidden: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +86,17 @@ class UnaryOp:
     x: int
     y: int
     activation: Activation
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelOp:
+    """``x * scale + shift``, float32 numbers per channel, one of the two trivial."""
+
+    x: int
+    y: int
+    scale: np.ndarray
+    shift: np.ndarray
     source: str = ""
 
 
@@ -107,7 +139,7 @@ class LogSoftmaxOp:
     source: str = ""
 
 
-Op = ConvOp | RecurrentOp | UnaryOp | AddOp | QuantOp | GatherOp | LogSoftmaxOp
+Op = ConvOp | RecurrentOp | UnaryOp | ChannelOp | AddOp | QuantOp | GatherOp | LogSoftmaxOp
 
 
 @dataclass
@@ -115,12 +147,13 @@ class Parsed:
     """A graph as operations.
 
     Attributes:
-        channels: by value.
+        channels, frames: by value.
         reasons: why it could not be read; the rest is incomplete then.
     """
 
     ops: list[Op] = field(default_factory=list)
     channels: list[int] = field(default_factory=list)
+    frames: list[Frames] = field(default_factory=list)
     input: int = 0
     output: int = 0
     layout: Literal["TNC", "NCT"] = "TNC"
