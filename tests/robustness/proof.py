@@ -199,6 +199,9 @@ def _environment(trial: Trial, home: Path) -> dict[str, str]:
     own = {
         "HOME": str(home / "user"),
         "XDG_CACHE_HOME": str(home / "user"),
+        # The two things that are kept for the user by intent: measured choices and compiled kernels.
+        "RUBICC_CACHE": "0",
+        "CXX": "no-compiler",
         "TMPDIR": str(home / "tmp"),
         "PYTHONPATH": str(home / "cwd" / "input"),
         "PYTHONDONTWRITEBYTECODE": "1",
