@@ -18,9 +18,10 @@ from rubicc.backends.cpu_gpu.arena import Ask
 from rubicc.backends.cpu_gpu.description import description, digest, model_bytes
 from rubicc.backends.cpu_gpu.forms import Form, Maker, auto_precisions
 from rubicc.backends.cpu_gpu.plan import plan
+from rubicc.backends.cpu_gpu.prepare import choose as choose_form
 from rubicc.backends.cpu_gpu.templates import run as runner
 from rubicc.backends.cpu_gpu.tune import Tuned, tune
-from rubicc.errors import ToolMissing, Unsupported, VerificationFailed
+from rubicc.errors import ToolMissing, Unsupported, UsageError, VerificationFailed
 
 CPU = Target("cpu")
 FP32, BF16, INT8, POLY = Form("fp32"), Form("bf16"), Form("int8"), Form("fp32", "polyphase", (("phases", 4),))
@@ -290,6 +291,26 @@ def test_native_is_offered_only_where_it_can_be_had(conv, monkeypatch: pytest.Mo
     with pytest.raises(ToolMissing, match="C\\+\\+ compiler") as caught:
         plan(conv.graph, CPU, runtime="native")
     assert caught.value.exit_code == 7
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "hint"),
+    [
+        (Target("gpu", "cuda"), {"precision": "bf16"}, "fp16"),
+        (Target("gpu", "cuda"), {"precision": "int8"}, "tensorrt"),
+        (Target("gpu"), {"runtime": "native"}, "onnxruntime"),
+        (CPU, {"layout": "polyphase", "runtime": "native"}, "plain"),
+        (CPU, {"layout": "phases"}, "polyphase"),
+        (CPU, {"precision": "bf16", "runtime": "onnxruntime"}, "openvino"),
+    ],
+)
+def test_what_cannot_be_is_said_before_any_work(
+    conv, target: Target, options: dict[str, Any], hint: str
+) -> None:
+    for refused in (plan, choose_form):
+        with pytest.raises(UsageError, match="RUB-CPU-020") as caught:
+            refused(conv.graph, target, **options)
+        assert hint in caught.value.hint
 
 
 def test_forms_know_their_runtimes_and_their_order() -> None:

@@ -179,6 +179,19 @@ def test_bench_measures(home: Path) -> None:
     assert row["positions_per_second"] > 0 and row["timing"]["median_ms"] > 0 and "1x1x1200" in row["shapes"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "hint"),
+    [
+        (["--precision", "fp32,int9"], "int8"),
+        (["--layout", "plain,polyphas"], "polyphase"),
+        (["--runtime", "openvino,nativ"], "native"),
+        (["--streams", "0"], "1"),
+    ],
+)
+def test_bench_lists_are_checked(home: Path, flags: list[str], hint: str) -> None:
+    assert hint in refused(home, 2, "RUB-CLI-004", "bench", "out", *flags).stderr
+
+
 def test_json_result_is_alone_on_stdout_and_numbers_are_json(home: Path) -> None:
     np.savez(home / "new.npz", x=np.zeros((1, 1, 600), np.float32))
     value = ok(home, "verify", "out", "--data", "new.npz")
