@@ -90,7 +90,7 @@ class _Fuser:
                 continue
             for value in _reads(op):
                 self.readers.setdefault(value, []).append(index)
-        self.held[parsed.input] = self.new(Buffer(parsed.channels[parsed.input], "f32"))
+        self.held[parsed.input] = self.new(self.describe(parsed.input))
         # Fused steps run where their last operation stood, when all they read is there.
         for index in range(len(parsed.ops)):
             if index not in self.absorbed:
@@ -115,14 +115,18 @@ class _Fuser:
     def buffer_of(self, value: int) -> int:
         """Buffer of a value that may be made by a later step: kinds are settled when it is."""
         if value not in self.held:
-            self.held[value] = self.new(Buffer(self.parsed.channels[value], "f32"))
+            self.held[value] = self.new(self.describe(value))
         return self.held[value]
 
     def made(self, value: int, kind: Kind, quant: Quantised | None = None) -> int:
         """Settle the buffer of ``value``."""
         index = self.buffer_of(value)
-        self.buffers[index] = Buffer(self.parsed.channels[value], kind, quant)
+        self.buffers[index] = self.describe(value, kind, quant)
         return index
+
+    def describe(self, value: int, kind: Kind = "f32", quant: Quantised | None = None) -> Buffer:
+        """The buffer of ``value``."""
+        return Buffer(self.parsed.channels[value], kind, quant, self.parsed.names[value])
 
     def emit(self, index: int) -> None:
         op = self.parsed.ops[index]
@@ -222,10 +226,9 @@ class _Fuser:
                     break
             elif isinstance(op, QuantOp):
                 follower = self.sole_reader(op.y)
-                if (
-                    may_round and tail.add is None and not tail.activations
-                    and tail.rounding is None and isinstance(follower, AddOp)
-                ):  # fmt: skip
+                free = isinstance(follower, UnaryOp | AddOp) and self.readers[op.y][0] not in self.absorbed
+                nothing_yet = tail.add is None and not tail.activations and tail.rounding is None
+                if may_round and free and nothing_yet:
                     tail.rounding = op.quant
                 else:
                     tail.quant = op.quant
@@ -260,7 +263,7 @@ class _Fuser:
         index = self.held[self.parsed.output]
         if self.buffers[index].kind == "f32":
             return index
-        y = self.new(Buffer(self.buffers[index].channels, "f32"))
+        y = self.new(self.describe(self.parsed.output))
         self.steps.append((len(self.parsed.ops), Elementwise(index, y)))
         return y
 

@@ -147,13 +147,14 @@ class Parsed:
     """A graph as operations.
 
     Attributes:
-        channels, frames: by value.
+        channels, frames, names: by value; names are those of the ONNX values first shown by it.
         reasons: why it could not be read; the rest is incomplete then.
     """
 
     ops: list[Op] = field(default_factory=list)
     channels: list[int] = field(default_factory=list)
     frames: list[Frames] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     input: int = 0
     output: int = 0
     layout: Literal["TNC", "NCT"] = "TNC"

@@ -73,6 +73,7 @@ def _interface(p: Reader) -> bool:
         given.name or "",
         made.name or "",
     )
+    p.out.names[p.out.input] = p.out.input_name
     p.held[given] = Held(p.out.input, ("N", channels, "T"))
     return True
 

@@ -158,10 +158,11 @@ def _gathered(p: Reader, node: ir.Node, x: Held, axis: int, index: np.ndarray, c
     if np.array_equal(index, _channels(x)):
         return x
     y = p.new(index.size, p.out.frames[x.value])
-    p.out.ops.append(GatherOp(x.value, y, index.reshape(-1), constant, source_of(node)))
     axes = list(x.axes)
     axes[axis] = index.shape[_factor(x, axis)]
-    return replace(x, value=y, axes=tuple(axes))
+    held = replace(x, value=y, axes=tuple(axes))
+    p.emit(node, GatherOp(x.value, y, index.reshape(-1), constant, source_of(node)), held)
+    return held
 
 
 def pad(p: Reader, node: ir.Node) -> None:

@@ -87,6 +87,7 @@ class Reader:
         """A value of the program."""
         self.out.channels.append(channels)
         self.out.frames.append(frames)
+        self.out.names.append("")
         return len(self.out.channels) - 1
 
     def like(self, x: Held) -> int:
@@ -96,6 +97,7 @@ class Reader:
     def emit(self, node: ir.Node, op: Op, held: Held) -> None:
         """Append an operation whose result the node's output shows as ``held``."""
         self.out.ops.append(op)
+        self.out.names[op.y] = node.outputs[0].name or ""
         self.held[node.outputs[0]] = held
 
     # ---- operands
