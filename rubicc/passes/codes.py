@@ -115,4 +115,11 @@ CODES: dict[str, tuple[str, str]] = {
         "output would not have kept the signal-to-noise ratio asked for. The report has each one's own noise."
         " Loosen --max-gap, give representative --calib data, or train with quantisation.",
     ),
+    "RUB-PASS-D05": (
+        "Biases moved by ONNX Runtime",
+        "From its optimisation level `basic` on, ONNX Runtime rounds the bias of a product with quantised "
+        "input and weights to whole steps of input scale x weight scale. Our own quantisation puts biases "
+        "there; a model that came quantised keeps its own, and ONNX Runtime computes a slightly different "
+        "network. Export the model with int32 biases of that scale, or use --runtime openvino or native.",
+    ),
 }

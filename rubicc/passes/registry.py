@@ -39,6 +39,8 @@ _TABLE: dict[str, str] = {
     "lower.expand-quant": "rubicc.passes.lower.expand_quant",
     "lower.to-fp16": "rubicc.passes.lower.to_fp16",
     "quantize.bias-correction": "rubicc.passes.quantize.bias_correction",
+    "quantize.bias-grid": "rubicc.passes.quantize.bias_grid",
+    "quantize.equalise": "rubicc.passes.quantize.equalise",
     "quantize.insert": "rubicc.passes.quantize.insert",
     "quantize.to-qdq": "rubicc.passes.quantize.to_qdq",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +15,9 @@ from rubicc.passes.rewrite import Editor, constant, is_standard
 
 PRODUCTS = ("Conv", "MatMul", "Gemm")
 RECURRENT = ("GRU", "LSTM")
+Recurrence = Literal["none", "weights", "inputs"]
 WEIGHT_LIMIT = 127  # narrow: -127 to 127, so that no product of extremes needs a special case
+BIAS_LIMIT = 2.0**30
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,14 @@ class InsertOptions:
     Attributes:
         formats: a product whose input stands here is quantised, with its weights.
         outputs: also round these values (outputs of products and what joins them in sums).
-        recurrent: weights of GRU and LSTM rounded to int8 per row.
+        recurrent: of GRU and LSTM, ``weights`` are rounded to int8 per row, or ``inputs`` too where their
+            formats are known.
         skip: names of nodes that stay in float.
     """
 
     formats: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     outputs: Mapping[str, tuple[float, int]] = field(default_factory=dict)
-    recurrent: bool = False
+    recurrent: Recurrence = "none"
     skip: frozenset[str | None] = frozenset()
 
 
@@ -60,17 +64,13 @@ class InsertQuantisers(Pass):
             if node.name in self.options.skip:
                 continue
             if is_standard(node, *PRODUCTS) and quantisable(node):
-                x = node.inputs[0]
-                known = self.options.formats.get(x.name or "") if x is not None else None
-                if x is None or known is None:
-                    continue
-                if x not in rounded:
-                    scale, zero = known
-                    rounded[x] = _quantiser(edit, node, x, np.float32(scale), zero, signed=False)
-                node.replace_input_with(0, rounded[x])
-                _round_weight(edit, node, 1, channel_axis(node))
-                changed = True
-            elif self.options.recurrent and is_standard(node, *RECURRENT) and recurrent_float(node):
+                scale = self._round_input(edit, node, rounded)
+                if scale is not None:
+                    _round_weight(edit, node, 1, channel_axis(node), least=_bias_floor(node, scale))
+                    changed = True
+            elif is_standard(node, *RECURRENT) and self.options.recurrent != "none" and recurrent_float(node):
+                if self.options.recurrent == "inputs":
+                    self._round_input(edit, node, rounded)
                 for index in (1, 2):
                     _round_weight(edit, node, index, 1)
                 changed = True
@@ -78,6 +78,18 @@ class InsertQuantisers(Pass):
             changed |= self._round_output(graph, edit, name, np.float32(scale), zero)
         graph.model.opset_imports.setdefault(QONNX_DOMAIN, 1)
         return changed
+
+    def _round_input(self, edit: Editor, node: ir.Node, rounded: dict[ir.Value, ir.Value]) -> float | None:
+        """One quantiser per value before all that want it; its scale, ``None`` when no format is known."""
+        x = node.inputs[0]
+        known = self.options.formats.get(x.name or "") if x is not None else None
+        if x is None or known is None:
+            return None
+        scale, zero = known
+        if x not in rounded:
+            rounded[x] = _quantiser(edit, node, x, np.float32(scale), zero, signed=False)
+        node.replace_input_with(0, rounded[x])
+        return scale
 
     def _round_output(self, graph: Graph, edit: Editor, name: str, scale: np.float32, zero: int) -> bool:
         """A quantiser behind a value, for all that read it."""
@@ -99,7 +111,7 @@ def quantisable(node: ir.Node) -> bool:
     weight = constant(node.inputs[1])
     x = node.inputs[0]
     plain = weight is not None and weight.dtype == np.float32 and weight.ndim >= 2 and x is not None
-    if not plain or (node.op_type == "Gemm" and "transA" in node.attributes):
+    if not plain or node.attributes.get_int("transA", 0) == 1:
         return False
     return x is not None and constant(x) is None and not _is_quant(x.producer())
 
@@ -112,7 +124,7 @@ def recurrent_float(node: ir.Node) -> bool:
 
 def channel_axis(node: ir.Node) -> int:
     """Axis of the weights' output channels."""
-    if node.op_type == "Conv" or (node.op_type == "Gemm" and "transB" in node.attributes):
+    if node.op_type == "Conv" or node.attributes.get_int("transB", 0) == 1:
         return 0
     weight = constant(node.inputs[1])
     return 1 if weight is None else weight.ndim - 1
@@ -135,12 +147,26 @@ def _is_quant(node: ir.Node | None) -> bool:
     return node is not None and node.domain == QONNX_DOMAIN and node.op_type in ("Quant", "IntQuant")
 
 
-def _round_weight(edit: Editor, node: ir.Node, index: int, axis: int) -> None:
+def _bias_floor(node: ir.Node, scale: float) -> np.ndarray | float:
+    """Smallest weight scales with which the bias, counted in input scale x weight scale, fits an int32.
+
+    It matters for channels whose weights are nearly nothing beside their bias.
+    """
+    bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    return 0.0 if bias is None else np.abs(bias.astype(np.float64)) / (scale * BIAS_LIMIT)
+
+
+def _round_weight(
+    edit: Editor, node: ir.Node, index: int, axis: int, least: np.ndarray | float = 0.0
+) -> None:
     value = node.inputs[index]
     weight = constant(value)
     if value is None or weight is None:
         return
     scale = weight_scale(weight, axis)
+    if np.size(least) in (1, scale.size):
+        floor = np.broadcast_to(np.reshape(least, -1), scale.size).reshape(scale.shape)
+        scale = np.maximum(scale, floor.astype(np.float32))
     node.replace_input_with(index, _quantiser(edit, node, value, scale, 0, signed=True))
 
 

@@ -1,7 +1,6 @@
 """Ranges of values seen on calibration data, and the 8-bit formats that fit them.
 
-Each observer keeps the exact extremes and an even sample of at most ``SAMPLES`` values, so that memory does
-not
+Each observer keeps the exact extremes and an even sample of about ``SAMPLES`` values, so that memory does not
 grow with the data.
 """
 
@@ -23,12 +22,16 @@ class Observer:
     """What one value was seen to be.
 
     Attributes:
-        low, high: extremes; ``mean``: per channel, of the axis given, summed up in ``total`` and ``count``.
+        axis: of the channels.
+        low, high: extremes.
+        peaks: largest magnitude per channel.
+        total, count: sum per channel, and over how many values each.
     """
 
     axis: int
     low: float = 0.0
     high: float = 0.0
+    peaks: np.ndarray = field(default_factory=lambda: np.zeros(1))
     total: np.ndarray | None = None
     count: int = 0
     _parts: list[np.ndarray] = field(default_factory=list)
@@ -39,6 +42,7 @@ class Observer:
         self.low = min(self.low, float(array.min()))
         self.high = max(self.high, float(array.max()))
         others = tuple(i for i in range(array.ndim) if i != self.axis % array.ndim)
+        self.peaks = np.maximum(self.peaks, np.abs(array).max(axis=others))
         total = array.sum(axis=others, dtype=np.float64)
         self.total = total if self.total is None else self.total + total
         self.count += array.size // max(1, total.size)
@@ -67,8 +71,7 @@ def unsigned_format(observer: Observer, method: str, percentile: float = 99.99) 
     """Scale and zero point of unsigned 8 bit.
 
     The zero point is 0 where no value is negative and else even: then rounding ``x / scale + zero`` (QONNX)
-    and
-    rounding ``x / scale`` before adding it (ONNX) agree also on ties.
+    and rounding ``x / scale`` before adding it (ONNX) agree also on ties.
     """
     low, high = _RANGES[method](observer, percentile)
     return format_of(low, high)

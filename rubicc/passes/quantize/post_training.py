@@ -1,9 +1,8 @@
 """Post-training quantisation of a float graph, from calibration to corrected, quantised graph.
 
-Float stay, as is usual: products that read the network's input, and the last one before its output; both cost
-little and their errors count most. ``gate_db`` turns on islands: products kept in float, the worst first,
-until
-the output keeps that signal-to-noise ratio on the calibration data.
+Float stay, as is usual: products that read the network's input, and the last one before its output; both
+cost little and their errors count most. ``gate_db`` turns on islands: products kept in float until the output
+keeps that signal-to-noise ratio on the calibration data.
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ import onnx_ir as ir
 from rubicc.evidence.decision import Decision
 from rubicc.ir.executor import execute
 from rubicc.ir.graph import Graph, source_of
-from rubicc.passes.quantize import bias_correction, insert
+from rubicc.passes.quantize import bias_correction, bias_grid, equalise, insert, islands
 from rubicc.passes.quantize.observers import METHODS, Observer, unsigned_format
 from rubicc.passes.rewrite import is_standard
 
 Feeds = Mapping[str, np.ndarray]
 CALIBRATION_ITEMS, ISLAND_SECONDS = 4, 60.0
-SILENT_DB = 200.0
 
 
 @dataclass(frozen=True)
@@ -35,20 +33,22 @@ class Options:
     Attributes:
         method: range of activations: ``minmax``, ``percentile``, ``mse`` or ``entropy``.
         percentile: for ``percentile``.
+        equalise: move scale between channels and the weights that read them first (the same float network).
         bias_correction: take the mean error of rounded weights out of the bias.
         keep_ends: leave the first products and the last one in float.
         quantise_outputs: also round the results of quantised products, which ONNX Runtime's integer kernels
             need.
-        recurrent: round weights of GRU and LSTM to int8 per row.
+        recurrent: of GRU and LSTM, round ``weights`` to int8 per row, ``inputs`` too, or ``none``.
         seconds: for finding islands.
     """
 
     method: str = "mse"
     percentile: float = 99.99
+    equalise: bool = True
     bias_correction: bool = True
     keep_ends: bool = True
     quantise_outputs: bool = False
-    recurrent: bool = True
+    recurrent: insert.Recurrence = "weights"
     seconds: float = ISLAND_SECONDS
 
     def __post_init__(self) -> None:
@@ -82,46 +82,97 @@ def quantise(
     if not items:
         raise ValueError("post-training quantisation needs calibration data")
     began = time.perf_counter()
-    candidates = products(graph, keep_ends=options.keep_ends)
-    observers = observe(graph, candidates, items, outputs=options.quantise_outputs)
-    formats = {
-        name: _plain(unsigned_format(seen, options.method, options.percentile))
-        for name, seen in observers.items()
-    }
-    kept: list[ir.Node] = []
-    made = _build(graph, candidates, kept, formats, observers, options)
-    reference = execute(graph, dict(items[0]))
-    snr = _snr(reference, execute(made, dict(items[0])))
-    first = snr
+    trial = _Trial(graph.clone(), items, options)
+    first = snr = trial.snr(())
     noise: dict[str, float] = {}
+    kept: list[str] = []
     if gate_db is not None and snr < gate_db:
-        noise = sensitivity(graph, candidates, items[0], formats, observers, options)
-        for name in sorted(noise, key=lambda name: -noise[name]):
-            kept.append(next(node for node in candidates if node.name == name))
-            made = _build(graph, candidates, kept, formats, observers, options)
-            snr = _snr(reference, execute(made, dict(items[0])))
-            if snr >= gate_db:
-                break
-    decisions = [
-        Decision(
-            "RUB-PASS-D04",
-            source_of(node),
-            "kept in float",
-            f"alone it leaves {_db(noise[node.name or '']):.0f} dB; everything in int8 left {first:.1f} dB",
-        )
-        for node in kept
-    ]
-    count = len(candidates) - len(kept)
+        noise = islands.sensitivity(trial.snr, list(trial.nodes), options.seconds)
+        macs = islands.multiplications(trial.base, items[0])
+        kept, snr = islands.choose(noise, macs, gate_db, trial.snr)
+    made = trial.build(kept)
     evidence = {
-        "snr_db": round(float(snr), 2),
-        "products": count,
+        "snr_db": round(snr, 2),
+        "products": len(trial.nodes) - len(kept),
         "islands": len(kept),
         "method": options.method,
         "calibration_items": len(items),
-        "noise_db": {name: round(_db(value), 1) for name, value in noise.items()},
+        "noise_db": {name: round(islands.decibel_of(value), 1) for name, value in noise.items()},
+        "layers_db": trial.layers(made),
+        "ranges": trial.ranges(),
         "seconds": round(time.perf_counter() - began, 2),
     }
-    return Quantised(made, tuple(decisions), evidence)
+    return Quantised(made, tuple(trial.decisions(kept, noise, first)), evidence)
+
+
+class _Trial:
+    """One float graph, what calibration saw in it, and variants of it in int8."""
+
+    def __init__(self, base: Graph, items: Sequence[Feeds], options: Options) -> None:
+        self.base, self.items, self.options = base, items, options
+        if options.equalise:
+            _equalise(base, items)
+        found = products(base, keep_ends=options.keep_ends)
+        self.nodes = {node.name or "": node for node in found}
+        watched = [*found, *(layers_of(base) if options.recurrent == "inputs" else ())]
+        self.observers = observe(base, watched, items, outputs=options.quantise_outputs)
+        self.formats = {
+            name: _plain(unsigned_format(seen, options.method, options.percentile))
+            for name, seen in self.observers.items()
+        }
+        self.results = {name: node.outputs[0].name or "" for name, node in self.nodes.items()}
+        self.reference = execute(base, dict(items[0]), keep=list(self.results.values()))
+
+    def build(self, kept: Sequence[str]) -> Graph:
+        """A copy in which all products but ``kept`` are quantised."""
+        copy, options = self.base.clone(), self.options
+        chosen = [n for n in copy.nodes if n.name in self.nodes and n.name not in kept]
+        layers = layers_of(copy) if options.recurrent != "none" else []
+        names = {x.name or "" for node in [*chosen, *layers] if (x := node.inputs[0]) is not None}
+        wanted = {name: self.formats[name] for name in names if name in self.formats}
+        skip = frozenset({n.name for n in copy.nodes} - {n.name for n in [*chosen, *layers]})
+        if options.bias_correction:
+            means = {name: self.observers[name].mean for name in wanted}
+            bias_correction.CorrectBias(bias_correction.BiasOptions(means, skip)).run(copy)
+        rounded = {}
+        if options.quantise_outputs:
+            joined = {value.name or "" for node in chosen for value in _joined(node)}
+            rounded = {n: self.formats[n] for n in joined if n in self.formats and n not in wanted}
+        insert.InsertQuantisers(insert.InsertOptions(wanted, rounded, options.recurrent, skip)).run(copy)
+        bias_grid.RoundBias().run(copy)
+        return copy
+
+    def snr(self, kept: Sequence[str]) -> float:
+        """Smallest SNR over the outputs for the first item, in dB."""
+        got = execute(self.build(kept), dict(self.items[0]))
+        return min(islands.snr_db(self.reference[name], array) for name, array in got.items())
+
+    def layers(self, made: Graph) -> dict[str, float]:
+        """SNR of every product's own result in ``made``, in dB."""
+        got = execute(made, dict(self.items[0]), keep=list(self.results.values()))
+        return {
+            name: round(islands.snr_db(self.reference[value], got[value]), 1)
+            for name, value in self.results.items()
+        }
+
+    def ranges(self) -> dict[str, list[float]]:
+        """Extremes seen, scale and zero point by value."""
+        return {
+            name: [seen.low, seen.high, *self.formats[name]] for name, seen in sorted(self.observers.items())
+        }
+
+    def decisions(self, kept: Sequence[str], noise: Mapping[str, float], first: float) -> list[Decision]:
+        """One for each island."""
+        return [
+            Decision(
+                "RUB-PASS-D04",
+                source_of(self.nodes[name]),
+                "kept in float",
+                f"in int8 alone it leaves {islands.decibel_of(noise[name]):.0f} dB; "
+                f"everything in int8 left {first:.1f} dB",
+            )
+            for name in kept
+        ]
 
 
 def products(graph: Graph, *, keep_ends: bool) -> list[ir.Node]:
@@ -131,6 +182,11 @@ def products(graph: Graph, *, keep_ends: bool) -> list[ir.Node]:
         return found
     inputs = set(graph.inputs)
     return [node for node in found[:-1] if node.inputs[0] not in inputs]
+
+
+def layers_of(graph: Graph) -> list[ir.Node]:
+    """GRUs and LSTMs that may be quantised."""
+    return [n for n in graph.nodes if is_standard(n, *insert.RECURRENT) and insert.recurrent_float(n)]
 
 
 def observe(
@@ -151,59 +207,12 @@ def observe(
     return observers
 
 
-def sensitivity(
-    graph: Graph,
-    nodes: Sequence[ir.Node],
-    item: Feeds,
-    formats: Mapping[str, tuple[float, int]],
-    observers: Mapping[str, Observer],
-    options: Options,
-) -> dict[str, float]:
-    """Noise over signal at the output when only this product is quantised, by node name.
-
-    Measured in graph order as long as ``options.seconds`` last; what was not reached is not in the result.
-    """
-    reference = execute(graph, dict(item))
-    began, found = time.perf_counter(), {}
-    for node in nodes:
-        if time.perf_counter() - began > options.seconds:
-            break
-        alone = [other for other in nodes if other is not node]
-        one = _build(graph, nodes, alone, formats, observers, options)
-        found[node.name or ""] = 10.0 ** (-_snr(reference, execute(one, dict(item))) / 10.0)
-    return found
-
-
-def _build(
-    graph: Graph,
-    nodes: Sequence[ir.Node],
-    kept: Sequence[ir.Node],
-    formats: Mapping[str, tuple[float, int]],
-    observers: Mapping[str, Observer],
-    options: Options,
-) -> Graph:
-    """A copy in which ``nodes`` less ``kept`` are quantised."""
-    out = {node.name for node in nodes} - {node.name for node in kept}
-    copy = graph.clone()
-    chosen = [node for node in copy.nodes if node.name in out]
-    names = {v.name for node in chosen if (v := node.inputs[0]) is not None and v.name is not None}
-    wanted = {name: formats[name] for name in names if name in formats}
-    skip = {node.name for node in copy.nodes if node.name not in out}
-    if options.bias_correction:
-        means = {n: observers[n].mean for n in wanted}
-        bias_correction.CorrectBias(bias_correction.BiasOptions(means, frozenset(skip))).run(copy)
-    rounded = {}
-    if options.quantise_outputs:
-        joined = {v.name for node in chosen for v in _joined(node) if v.name is not None}
-        rounded = {name: formats[name] for name in joined if name in formats and name not in wanted}
-    insert.InsertQuantisers(
-        insert.InsertOptions(wanted, rounded, options.recurrent, frozenset(skip - _recurrent_names(copy)))
-    ).run(copy)
-    return copy
-
-
-def _recurrent_names(graph: Graph) -> set[str | None]:
-    return {node.name for node in graph.nodes if is_standard(node, *insert.RECURRENT)}
+def _equalise(graph: Graph, items: Sequence[Feeds]) -> None:
+    between = [pair.second for pair in equalise.pairs(graph)]
+    if between:
+        seen = observe(graph, between, items, outputs=False)
+        peaks = {name: observer.peaks for name, observer in seen.items()}
+        equalise.Equalise(equalise.EqualiseOptions(peaks)).run(graph)
 
 
 def _joined(node: ir.Node) -> tuple[ir.Value, ...]:
@@ -225,18 +234,3 @@ def _items(feeds: Sequence[Feeds]) -> list[Feeds]:
 
 def _plain(pair: tuple[np.float32, int]) -> tuple[float, int]:
     return float(pair[0]), pair[1]
-
-
-def _snr(reference: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> float:
-    """Smallest SNR over the outputs, in dB."""
-    worst = SILENT_DB
-    for name, ref in reference.items():
-        signal = float(np.square(ref.astype(np.float64)).sum())
-        error = float(np.square(got[name].astype(np.float64) - ref).sum())
-        if error > 0:
-            worst = min(worst, float(10.0 * np.log10(max(signal, 1e-300) / error)))
-    return worst
-
-
-def _db(noise: float) -> float:
-    return float(-10.0 * np.log10(max(noise, 1e-20)))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from rubicc.evidence.decision import Decision
 from rubicc.ir.graph import QONNX_DOMAIN, Graph
 from rubicc.ir.ops.quant import levels
+from rubicc.passes.quantize import bias_grid
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor, constant
 
@@ -17,8 +19,7 @@ class ToQdq(Pass):
 
     Other widths, other roundings and zero points that are no integers stay for ``lower.expand-quant``. The
     values are those of the quantiser; only where ``x / scale`` lies exactly between two integers and the zero
-    point is odd, ONNX, which rounds before adding it, takes the other one (``quantize.insert`` makes zero
-    points
+    point is odd, ONNX, which rounds before adding it, takes the other one (calibration makes zero points
     even).
 
     ::
@@ -36,9 +37,19 @@ class ToQdq(Pass):
         """See :class:`Pass`."""
         edit = Editor(graph, self.id)
         changed = False
+        moved = bias_grid.off_grid(graph)
         for node in list(graph.all_nodes()):
             if node.domain == QONNX_DOMAIN and node.op_type in ("Quant", "IntQuant"):
                 changed |= self._lower(edit, node)
+        if moved and changed:
+            self.decisions.append(
+                Decision(
+                    "RUB-PASS-D05",
+                    f"{len(moved)} products with quantised input and weights",
+                    f"ONNX Runtime will round their biases, by at most {max(moved.values()):.2g}",
+                    "it stores them as whole steps of input scale x weight scale; they are the model's own",
+                )
+            )
         return changed
 
     def _lower(self, edit: Editor, node: ir.Node) -> bool:
