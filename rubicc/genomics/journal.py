@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,7 +31,7 @@ def read_key(read_id: str) -> int:
 
 @dataclass
 class State:
-    """What a journal says is safe."""
+    """What a journal says is safe; ``done`` are the reads that were when it was opened."""
 
     offset: int = 0
     journal_bytes: int = 0
@@ -42,23 +42,24 @@ class State:
     finished: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True)
+class _Record:
+    read_id: str
+    record: bytes
+    samples: int
+    bases: int
+
+
 class Spool:
     """An output in the making. Open with :meth:`open`, then ``append``, ``commit`` and at last ``finish``."""
 
     def __init__(self, out: Path, state: State, journal: IO[bytes], data: IO[bytes] | None) -> None:
         self.out = out
         self.state = state
+        self.pending_bytes = 0
         self._journal = journal
         self._data = data
-        self._pending: list[bytes] = []
-        self._ids: list[str] = []
-        self._samples = 0
-        self._bases = 0
-
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes of records appended since the last commit."""
-        return sum(map(len, self._pending))
+        self._pending: list[_Record] = []
 
     @classmethod
     def open(cls, out: Path, identity: Mapping[str, str], *, force: bool = False) -> Spool:
@@ -97,39 +98,38 @@ class Spool:
 
     def append(self, read_id: str, record: bytes, samples: int, bases: int) -> None:
         """One read's record; safe only after the next :meth:`commit`."""
-        self._pending.append(record)
-        self._ids.append(read_id)
-        self._samples += samples
-        self._bases += bases
+        self._pending.append(_Record(read_id, record, samples, bases))
+        self.pending_bytes += len(record)
 
     def start(self, header: bytes) -> None:
         """Write ``header`` if nothing has been written yet."""
         if self.state.offset == 0 and header:
-            self._extend(header)
-            self._log({"offset": self.state.offset, "ids": [], "samples": 0, "bases": 0})
+            self.state = self._extended(header, {"ids": [], "samples": 0, "bases": 0})
 
     def take_pending(self) -> bytes:
         """The appended records in one piece, for packing; :meth:`commit` must follow."""
-        return b"".join(self._pending)
+        return b"".join(item.record for item in self._pending)
 
     def commit(self, packed: bytes) -> None:
-        """Make the appended reads, whose file form is ``packed``, safe."""
-        if not self._ids:
+        """Make the appended reads, whose file form is ``packed``, safe.
+
+        Interrupted anywhere (Ctrl-C), it may be called again: either nothing of it happened or all did.
+        """
+        if not self._pending:
             return
-        self._extend(packed)
-        self._log(
-            {"offset": self.state.offset, "ids": self._ids, "samples": self._samples, "bases": self._bases}
-        )
-        self.state.reads += len(self._ids)
-        self.state.samples += self._samples
-        self.state.bases += self._bases
-        self._pending, self._ids, self._samples, self._bases = [], [], 0, 0
+        facts = {
+            "ids": [item.read_id for item in self._pending],
+            "samples": sum(item.samples for item in self._pending),
+            "bases": sum(item.bases for item in self._pending),
+        }
+        made = self._extended(packed, facts)
+        # Two stores without a call between them: Python handles signals at calls.
+        self.state, self._pending = made, []
+        self.pending_bytes = 0
 
     def finish(self, trailer: bytes, totals: Mapping[str, Any]) -> None:
         """Complete the file, give it its name and remove the journal."""
-        self._extend(trailer)
-        self.state.finished = dict(totals)
-        self._log({"offset": self.state.offset, "finished": self.state.finished})
+        self.state = self._extended(trailer, {"finished": dict(totals)})
         self.publish()
 
     def publish(self) -> None:
@@ -155,17 +155,25 @@ class Spool:
         finally:
             self.close()
 
-    def _extend(self, data: bytes) -> None:
-        assert self._data is not None
-        self._data.write(data)
-        self._data.flush()
-        os.fsync(self._data.fileno())
-        self.state.offset += len(data)
+    def _extended(self, data: bytes, entry: Mapping[str, Any]) -> State:
+        """The state once ``data`` and then the journal line that vouches for it are on the disk.
 
-    def _log(self, entry: Mapping[str, Any]) -> None:
-        self._journal.write(_line(entry))
-        self._journal.flush()
-        os.fsync(self._journal.fileno())
+        Both are written behind what the present state vouches for, over whatever an interrupted call left.
+        """
+        assert self._data is not None
+        made = _with_entry(self.state, {"offset": self.state.offset + len(data), **entry})
+        line = _line({"offset": made.offset, **entry})
+        made.journal_bytes += len(line)
+        for file, at, new in (
+            (self._data, self.state.offset, data),
+            (self._journal, self.state.journal_bytes, line),
+        ):
+            file.seek(at)
+            file.truncate()
+            file.write(new)
+            file.flush()
+            os.fsync(file.fileno())
+        return made
 
 
 def partial_folder(out: Path) -> Path:
@@ -230,25 +238,33 @@ def _recover(journal: IO[bytes], identity: Mapping[str, str], home: Path, force:
             raise OutputExists(
                 "RUB-GEN-141", f"{home} holds a damaged journal", hint="remove the folder to start over"
             )
-        _rewrite(journal, _line({"format": _FORMAT, "version": 1, "identity": dict(identity)}))
+        first = _line({"format": _FORMAT, "version": 1, "identity": dict(identity)})
+        _rewrite(journal, first)
+        state.journal_bytes = len(first)
         return state
     state.journal_bytes = len(first)
     for raw in journal:
         entry = _parse(raw)
         if entry is None:
             break
+        state.done.update(map(read_key, entry.get("ids", ())))
+        state = _with_entry(state, entry)
         state.journal_bytes += len(raw)
-        state.offset = entry["offset"]
-        state.finished = entry.get("finished")
-        ids = entry.get("ids", [])
-        state.reads += len(ids)
-        state.done.update(map(read_key, ids))
-        state.samples += entry.get("samples", 0)
-        state.bases += entry.get("bases", 0)
     _verify_data(home, state)
     journal.seek(state.journal_bytes)
     journal.truncate()
     return state
+
+
+def _with_entry(state: State, entry: Mapping[str, Any]) -> State:
+    return replace(
+        state,
+        offset=entry["offset"],
+        finished=entry.get("finished"),
+        reads=state.reads + len(entry.get("ids", ())),
+        samples=state.samples + entry.get("samples", 0),
+        bases=state.bases + entry.get("bases", 0),
+    )
 
 
 def _parse(raw: bytes) -> dict[str, Any] | None:

@@ -260,6 +260,37 @@ def test_data_shorter_than_promised(reads, tmp_path) -> None:
     assert caught.value.code == "RUB-GEN-141"
 
 
+@pytest.mark.parametrize("point", range(4))
+def test_a_commit_interrupted_anywhere_is_repeated_whole(tmp_path, monkeypatch, point) -> None:
+    """Ctrl-C before or after the data or the journal line is on the disk: the read stands there once."""
+    out, calls = tmp_path / "x.fasta", []
+    spool = Spool.open(out, {"a": "1"})
+    spool.append("r0", b"zero", 1, 4)
+    spool.commit(spool.take_pending())
+    spool.append("r1", b"one", 1, 3)
+
+    def interrupted(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) == point // 2 + 1:
+            if point % 2:
+                fsync(handle)
+            raise KeyboardInterrupt
+
+    fsync = os.fsync
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(journal.os, "fsync", interrupted)
+        spool.commit(spool.take_pending())
+    spool.commit(spool.take_pending())
+    spool.append("r2", b"two", 1, 3)
+    spool.commit(spool.take_pending())
+    spool.close()
+    again = Spool.open(out, {"a": "1"})
+    assert (again.state.reads, again.state.samples, again.state.bases) == (3, 3, 10)
+    assert again.state.done == {journal.read_key(f"r{i}") for i in range(3)}
+    again.finish(b"", {})
+    assert out.read_bytes() == b"zeroonetwo"
+
+
 @pytest.mark.parametrize("left", ["empty folder", "empty journal", "torn first line"])
 def test_a_kill_in_the_first_instant(reads, tmp_path, left) -> None:
     out = tmp_path / "x.fastq"
@@ -283,12 +314,12 @@ def test_two_processes_cannot_write_one_output(reads, tmp_path) -> None:
 def test_a_full_disk_is_one_clean_error(reads, tmp_path, monkeypatch) -> None:
     from rubicc.errors import RubiccError
 
-    def full(spool, data):
+    def full(spool, data, entry):
         raise OSError(28, "No space left on device")
 
     out = tmp_path / "x.fastq"
     with monkeypatch.context() as patch, pytest.raises(RubiccError) as caught:
-        patch.setattr(journal.Spool, "_extend", full)
+        patch.setattr(journal.Spool, "_extended", full)
         _finish(reads, out)
     assert caught.value.code == "RUB-GEN-146" and "No space" in caught.value.what
     assert _finish(reads, out).reads == READS
