@@ -1,4 +1,4 @@
-"""Chunks of different reads gathered into the batches a network is called with."""
+"""Windows of different reads gathered into the batches a network is called with, those of one length together."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rubicc.genomics.chunks import Plan, Window, fill, windows
+from rubicc.genomics.chunks import Plan, Window, fill, window_lengths, windows
 from rubicc.genomics.stitching import Job
+
+# A window waits for others of its length while at most so many batches are made; calls are written in order,
+# so whatever comes after it waits as well.
+PATIENCE = 32
 
 
 @dataclass(eq=False)
@@ -20,8 +24,17 @@ class Batch:
     rows: list[tuple[Job, Window]]
 
 
+@dataclass(eq=False)
+class _Bucket:
+    """A batch being filled; ``since``: how many had been made when its first row came."""
+
+    signal: np.ndarray
+    rows: list[tuple[Job, Window]]
+    since: int
+
+
 class Batcher:
-    """Fills batches with chunks, whichever read they come from.
+    """Fills batches with windows of equal length, whichever read they come from.
 
     With ``fixed`` every batch has ``rows`` rows of a whole chunk, padded with zeros where need be.
     """
@@ -30,46 +43,42 @@ class Batcher:
         self.size = rows
         self.fixed = fixed
         self.plan = plan
-        self._signal = np.empty((0, 1, 0), np.float32)
-        self._rows: list[tuple[Job, Window]] = []
-        self._overtaken = 0
+        self._shared = window_lengths(plan)
+        self._buckets: dict[int, _Bucket] = {}  # by length, the one begun first first
         self._made = 0
 
     def cut(self, job: Job, signal: np.ndarray) -> Iterator[Batch]:
-        """Batches that the chunks of ``signal`` complete."""
-        for window in windows(len(signal), self.plan):
-            if window.stop - window.start < self.plan.length and not self.fixed:
-                yield from self._alone(job, signal, window)
-                continue
-            if not self._rows:
-                self._signal = np.empty((self.size, 1, self.plan.length), np.float32)
-            fill(self._signal[len(self._rows), 0], signal, window)
-            self._rows.append((job, window))
-            if len(self._rows) == self.size:
-                yield from self.flush()
-
-    def _alone(self, job: Job, signal: np.ndarray, window: Window) -> Iterator[Batch]:
-        """A short read at its own length. It overtakes the batch being filled, which must not wait long."""
-        row = np.empty((1, 1, window.stop - window.start), np.float32)
-        fill(row[0, 0], signal, window)
-        yield self._batch(row, [(job, window)])
-        self._overtaken += 1
-        if self._overtaken >= 64:
-            yield from self.flush()
+        """Batches that the windows of ``signal`` complete, and those that have waited long enough."""
+        cuts = windows(len(signal), self.plan)
+        length = self.plan.length if self.fixed else cuts[0].stop - cuts[0].start
+        # Of a read in one piece, of whatever length it has, others of that length may never come.
+        size = self.size if length in self._shared else 1
+        for window in cuts:
+            bucket = self._buckets.get(length)
+            if bucket is None:
+                bucket = _Bucket(np.empty((size, 1, length), np.float32), [], self._made)
+                self._buckets[length] = bucket
+            fill(bucket.signal[len(bucket.rows), 0], signal, window)
+            bucket.rows.append((job, window))
+            if len(bucket.rows) == size:
+                yield self._take(length)
+        while self._buckets:
+            oldest = next(iter(self._buckets))
+            if self._made - self._buckets[oldest].since < PATIENCE:
+                return
+            yield self._take(oldest)
 
     def flush(self) -> Iterator[Batch]:
         """What has been gathered, if anything."""
-        self._overtaken = 0
-        if not self._rows:
-            return
-        signal, rows = self._signal, self._rows
-        self._signal, self._rows = np.empty((0, 1, 0), np.float32), []
+        while self._buckets:
+            yield self._take(next(iter(self._buckets)))
+
+    def _take(self, length: int) -> Batch:
+        bucket = self._buckets.pop(length)
+        signal, rows = bucket.signal, bucket.rows
         if self.fixed:
             signal[len(rows) :] = 0.0
         else:
             signal = signal[: len(rows)]
-        yield self._batch(signal, rows)
-
-    def _batch(self, signal: np.ndarray, rows: list[tuple[Job, Window]]) -> Batch:
         self._made += 1
         return Batch(self._made - 1, signal, rows)

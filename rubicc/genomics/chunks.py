@@ -9,12 +9,18 @@ All cuts lie on the stride, so that frame ``f`` of a read is the same frame in w
                                                                 aligned to the end
 
 Where the overlap covers the receptive field, the joined frames are those of the whole read, exactly.
+
+Reads of less than a few chunks are cut into shorter windows, all of one length out of :data:`LENGTHS`, so that
+they too fill batches with others and a runtime sees few shapes. How a read is cut depends on its length alone.
+Nothing is padded to a common length: no network of ours is indifferent to what stands behind the end of a read
+(a convolution pads its activations, not its input, and a backward layer starts there).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -26,15 +32,27 @@ DEFAULT_CHUNK = 4000
 WHOLE_READ = 1 << 40
 # Frames shared by neighbours when the network is recurrent and its receptive field unknown or unbounded.
 UNBOUNDED_OVERLAP_FRAMES = 150
+# Lengths of windows: sixteenths of a chunk. More would waste fewer samples and fill batches more slowly.
+LENGTHS = 16
+# Reads of at most so many chunks are cut into windows that fit; in longer ones there is little to gain.
+_FITTED_CHUNKS = 4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Chunk length and overlap in samples, both multiples of ``stride``; the overlap of ``2 * stride``."""
+    """Chunk length and overlap in samples, both multiples of ``stride``; the overlap of ``2 * stride``.
+
+    Attributes:
+        alone: what a sample costs in a row of its own length, which shares its batch with nobody, relative to
+            one in a full batch. 1 = short reads are always called in one piece.
+        lengths: window lengths there are; 1 = only whole chunks, and a short read by itself.
+    """
 
     length: int
     overlap: int
     stride: int
+    alone: float = 1.0
+    lengths: int = LENGTHS
 
     def frames(self, samples: int) -> int:
         """Output frames of a read of ``samples`` samples."""
@@ -51,7 +69,9 @@ class Window:
     keep_to: int
 
 
-def plan_for(meta: ModelMeta, *, chunk: int | None = None, overlap: int | None = None) -> Plan:
+def plan_for(
+    meta: ModelMeta, *, chunk: int | None = None, overlap: int | None = None, alone: float = 1.0
+) -> Plan:
     """The plan of a model: given values, else the model's, else its receptive field, else a default.
 
     Lengths are rounded up to the stride. ``chunk=0`` calls every read in one piece.
@@ -72,7 +92,7 @@ def plan_for(meta: ModelMeta, *, chunk: int | None = None, overlap: int | None =
     if asked < 0 or (chunk is not None and chunk < 0):
         raise UsageError("RUB-GEN-133", f"chunk {chunk} and overlap {asked} must not be negative")
     if chunk == 0:
-        return Plan(_round_up(WHOLE_READ, stride), 0, stride)
+        return Plan(_round_up(WHOLE_READ, stride), 0, stride)  # one piece is what was asked for
     shared = _round_up(asked, 2 * stride)
     length = chunk or meta.chunk or max(DEFAULT_CHUNK, 4 * shared)
     length = _round_up(length, stride)
@@ -82,7 +102,34 @@ def plan_for(meta: ModelMeta, *, chunk: int | None = None, overlap: int | None =
             f"overlap {shared} is not below the chunk length {length}",
             hint=f"the model's receptive field is {meta.receptive_field}; take a chunk of {4 * shared}",
         )
-    return Plan(length, shared, stride)
+    return Plan(length, shared, stride, alone)
+
+
+def fitted(samples: int, plan: Plan) -> Plan:
+    """``plan`` with the window length at which a read of ``samples`` samples costs least."""
+    padded = plan.frames(samples) * plan.stride
+    chunks = _count(padded, plan.length, plan.overlap)
+    if chunks > _FITTED_CHUNKS or padded == plan.length or plan.length >= WHOLE_READ:
+        return plan
+    best, cost = plan.length, padded * plan.alone if chunks == 1 else float(chunks * plan.length)
+    for length in window_lengths(plan):
+        if plan.overlap < length <= min(padded, plan.length - 1):
+            taken = float(_count(padded, length, plan.overlap) * length)
+            if taken < cost:
+                best, cost = length, taken
+    return replace(plan, length=best)
+
+
+@functools.lru_cache(maxsize=8)
+def window_lengths(plan: Plan) -> tuple[int, ...]:
+    """Lengths that windows of different reads have in common, longest first."""
+    parts = range(plan.lengths, 0, -1)
+    return tuple(_round_up(plan.length * part // plan.lengths, plan.stride) for part in parts)
+
+
+def _count(padded: int, length: int, overlap: int) -> int:
+    """Windows of ``length`` that cover ``padded`` samples."""
+    return 1 if padded <= length else 1 - (length - padded) // (length - overlap)
 
 
 def _round_up(value: int, step: int) -> int:
@@ -90,8 +137,9 @@ def _round_up(value: int, step: int) -> int:
 
 
 def windows(samples: int, plan: Plan) -> list[Window]:
-    """The chunks of a read of ``samples`` samples; a read shorter than one chunk is one shorter window."""
+    """The chunks of a read of ``samples`` samples, all of one length."""
     frames = plan.frames(samples)
+    plan = fitted(samples, plan)
     padded = frames * plan.stride
     if padded <= plan.length:
         return [Window(0, padded, 0, frames)]

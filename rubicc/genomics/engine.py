@@ -14,7 +14,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,7 +130,7 @@ class _Run:
         self.on_problem = on_problem
         self.chosen = None if settings.read_ids is None else frozenset(settings.read_ids)
         self.spec = _signal_spec(meta)
-        self.plan: Plan = plan_for(meta, chunk=settings.chunk, overlap=settings.overlap)
+        self.plan = run_plan(meta, settings)
         self.files = find_files(paths, recursive=settings.recursive)
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.problems: list[Problem] = []
@@ -402,6 +402,12 @@ class _Run:
             stage_seconds={name: round(value, 6) for name, value in self.seconds.items()},
             resumed_reads=resumed[0],
         )
+
+
+def run_plan(meta: ModelMeta, settings: Settings) -> Plan:
+    """How a run cuts its reads; errors as :func:`rubicc.genomics.chunks.plan_for`."""
+    plan = plan_for(meta, chunk=settings.chunk, overlap=settings.overlap, alone=settings.alone_cost)
+    return replace(plan, lengths=1) if settings.pad_short else plan
 
 
 def run_identity(

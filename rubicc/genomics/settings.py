@@ -11,13 +11,15 @@ from rubicc.genomics.reads import Limits, Problem
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run is done. What changes calls (chunk, overlap, pad_short, read_ids) is part of its identity.
+    """How a run is done. What changes calls is part of its identity: how reads are cut, and which are called.
 
     Attributes:
         batch: chunks per network call.
         chunk, overlap: samples; None takes the model's; chunk 0 calls every read in one piece.
         pad_short: pad reads shorter than a chunk with zeros to a whole chunk and every batch to ``batch``
             rows, for runtimes with fixed shapes. Otherwise a short read is called at its own length.
+        alone_cost: what a sample costs in a row of its own length relative to one in a full batch; a read
+            shorter than a chunk is cut into windows that share batches where that costs less.
         network_threads: calls of the network at the same time. Two calls with one thread each keep two
             cores busier than one call with two, where the runtime allows calls side by side.
         decode_threads: threads that decode.
@@ -33,6 +35,7 @@ class Settings:
     chunk: int | None = None
     overlap: int | None = None
     pad_short: bool = False
+    alone_cost: float = 1.6
     network_threads: int = 1
     decode_threads: int = 1
     recursive: bool = True

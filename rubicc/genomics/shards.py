@@ -20,8 +20,7 @@ from typing import Any
 
 import rubicc
 from rubicc.errors import RubiccError
-from rubicc.genomics.chunks import plan_for
-from rubicc.genomics.engine import Infer, basecall, run_identity
+from rubicc.genomics.engine import Infer, basecall, run_identity, run_plan
 from rubicc.genomics.journal import Spool, partial_folder, read_key
 from rubicc.genomics.progress import Progress, Silent, Tally
 from rubicc.genomics.reads import OnProblem, Problem, find_files
@@ -101,7 +100,7 @@ def call_sharded(
     """
     settings, out = settings or Settings(), Path(out)
     form = format_for(out, meta, rubicc.__version__)
-    plan = plan_for(meta, chunk=settings.chunk, overlap=settings.overlap)
+    plan = run_plan(meta, settings)
     files = find_files(paths, recursive=settings.recursive)
     identity = {**run_identity(meta, files, plan, settings, form, model_id), "engine": "shards"}
     spool = Spool.open(out, identity, force=force)

@@ -8,12 +8,17 @@
 
 namespace rubicc {
 
+// Frames of a single channel side by side, as samples are.
+inline bool is_row(const View &v) { return v.frame == size_of(v.kind); }
+
 inline void run_elementwise(const StepSpec &s, const View &x, const View &y, const View &add, int first,
                             int last) {
-    if (x.channels == 1) {  // a plain row of samples; lanes are frames
-        for (int t = first; t < last; t += 16) {
+    if (x.channels == 1) {
+        // Sixteen frames at once where all lie side by side, else one whose other lanes become those of zero.
+        const bool rows = is_row(x) && is_row(y) && (s.add < 0 || is_row(add));
+        for (int t = first; t < last; t += rows ? 16 : 1) {
             char from[64] = {}, other[64] = {}, row[64];
-            const int n = std::min(16, last - t);
+            const int n = rows ? std::min(16, last - t) : 1;
             std::memcpy(from, x.at(t, 0), n * size_of(x.kind));
             f16v v = load16(x, from);
             if (s.add >= 0) {
@@ -22,7 +27,7 @@ inline void run_elementwise(const StepSpec &s, const View &x, const View &y, con
             }
             for (int i = 0; i < s.activations; ++i) v = apply(s.functions[i], v);
             store16(y, row, v);
-            std::memcpy(y.at(t, 0), row, n * size_of(y.kind));
+            std::memcpy(y.at(t, 0), row, (is_row(y) ? n : 16) * size_of(y.kind));
         }
         return;
     }

@@ -294,8 +294,12 @@ static void run_slice(const Call &c, Workspace &w, int first, int items, int me,
                 const View x = item_view(w, s.x, i), y = item_view(w, s.y, i);
                 const View add = s.add < 0 ? View() : item_view(w, s.add, i);
                 const int grain = POSITIONS * std::max(1, s.phases);
-                const int tiles = (y.frames + grain - 1) / grain, team = barrier.team;
-                const int from = tiles * me / team * grain, to = tiles * (me + 1) / team * grain;
+                const int tiles = (y.frames + grain - 1) / grain;
+                // Frames of a single channel lie side by side and are stored sixteen lanes at a time: what runs
+                // over is overwritten by the next frame, so their order matters.
+                const bool alone = y.channels == 1;
+                const int team = alone ? 1 : barrier.team, part = alone && me ? 1 : me;
+                const int from = tiles * part / team * grain, to = tiles * (part + 1) / team * grain;
                 run_step(s, x, y, add, from, std::min(to, y.frames));
             }
         }
