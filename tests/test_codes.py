@@ -21,6 +21,7 @@ ROOMS = {
     "SPEC": ".",
     "ART": "evidence",
     "CLI": "cli",
+    "COREML": "backends/coreml",
     "CPU": "backends/cpu_gpu",
     "DRV": "driver",
     "GEN": "genomics",
@@ -31,6 +32,8 @@ ROOMS = {
     "READ": "frontend",
     "TGT": "backends",
 }
+# Rooms inside a room, by the first digit of the number: RUB-COREML-1xx and -D1x belong to lowering.
+INSIDE = {"COREML": {"1": "lowering", "2": "run", "3": "compress", "4": "lint", "5": "swift"}}
 # What a remedy begins with: a sentence, or a part of one, that tells the reader to do something.
 VERBS = (
     "allow|call|cast|change|check|choose|compile|convert|copy|create|declare|expand|export|fetch|"
@@ -39,6 +42,13 @@ VERBS = (
     "verify|wait|write"
 )
 DOING = re.compile(rf"(?:^|[.,:;] )(?:please |or )?(?:{VERBS})\b|`rubicc \w+", re.I)
+
+
+def room_of(code: str) -> str:
+    """Folder whose ``codes.py`` must hold ``code``."""
+    _, prefix, number = code.split("-")
+    inside = INSIDE.get(prefix, {}).get(number.removeprefix("D")[0], "")
+    return f"{ROOMS[prefix]}/{inside}" if inside else ROOMS[prefix]
 
 
 def strings(path: Path) -> Iterator[str]:
@@ -93,7 +103,7 @@ def test_no_code_is_defined_twice_and_each_stands_in_its_room() -> None:
         for code in keys:
             assert CODE.fullmatch(code), code
             assert code not in seen, f"{code} stands in {room} and {seen[code]}"
-            assert ROOMS[code.split("-")[1]] == room, f"{code} stands in {room}"
+            assert room_of(code) == room, f"{code} stands in {room}"
             seen[code] = room
     assert set(seen) == set(catalogue()), "the collector of `rubicc explain` misses a file"
 

@@ -1,0 +1,1 @@
+"""Core ML: QONNX to an Xcode-ready ML Program package, proven by running the package from disk."""

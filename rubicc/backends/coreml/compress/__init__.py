@@ -1,0 +1,1 @@
+"""Quantised, palettised and sparse weights in the forms that Core ML stores."""

@@ -1,0 +1,1 @@
+"""Which operations can run on the Neural Engine, by rules that name their sources."""

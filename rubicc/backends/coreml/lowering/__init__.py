@@ -1,0 +1,1 @@
+"""QONNX to MIL, one converter per family of operators."""

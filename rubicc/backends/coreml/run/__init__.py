@@ -1,0 +1,1 @@
+"""Reads a Core ML package from disk and executes it, knowing nothing of how it was made."""

@@ -1,0 +1,1 @@
+"""The Swift package beside a model: typed wrapper, tokenizer, decoder, tests."""

@@ -1,0 +1,1 @@
+"""Rewrites into the forms that the Apple Neural Engine executes."""
