@@ -4,14 +4,17 @@
 
 With the real R9 data beside the project: taiyaki-mgru with its real weights on the real fast5 files, copied
 ``--copies`` times (each copy a folder called in the same run; read ids repeat, so each copy has a run of its
-own in turn). Without it: the embedded demo network and reads. Both runtimes in turns, and a plain PyTorch and
-numpy pipeline (one process, chunk by chunk, Python loop over time in the decoder) on one read for comparison.
+own in turn). Without it: the embedded demo network and reads. The artefact in fp32 and the one that the tuner
+chooses (``--precision auto``), each in every runtime that takes it, in turns; and a plain PyTorch and numpy
+pipeline (one process, chunk by chunk, Python loop over time in the decoder) on one read for comparison.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-RUNTIMES = ("onnxruntime", "openvino")
+PRECISIONS = ("fp32", "auto")
 
 
 def plain_pipeline(model: Any, meta: Any, reads: list[Any]) -> float:
@@ -98,23 +101,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         for title, model, flags, reads in cases(args.data, home):
-            out = home / "artefact"
-            assert rubicc(["compile", str(model), *flags, "--target", "cpu", "-o", str(out), "-q"]) == 0
-            speeds: dict[str, list[Any]] = {runtime: [] for runtime in RUNTIMES}
+            speeds: dict[tuple[str, str], list[Any]] = {}
+            for asked in PRECISIONS:
+                out = home / asked
+                how = ["--target", "cpu", "--precision", asked, "-o", str(out), "-q"]
+                assert rubicc(["compile", str(model), *flags, *how]) == 0
+                made = json.loads((out / "cpu_gpu" / "runtime.json").read_text("utf-8"))
+                speeds |= {(asked, runtime): [] for runtime in made["runtimes"]}
+                print(f"{asked}: {made['precision']}, {made['runtime']} is the tuner's choice", file=sys.stderr)
             for _ in range(args.rounds):
-                for runtime in RUNTIMES:
+                for (asked, runtime), runs in speeds.items():
                     for copy in range(args.copies):
-                        calls = home / f"{runtime}{copy}.fastq"
-                        speeds[runtime].append(
-                            api.basecall(out, reads, out=calls, runtime=runtime, force=True, target="cpu")
-                        )
+                        calls = home / f"{asked}-{runtime}{copy}.fastq"
+                        run = api.basecall(home / asked, reads, out=calls, runtime=runtime, force=True)
+                        runs.append(run)
             print(f"\n{title}; whole runs, opening and writing included\n")
             print("| runtime | best ksamples/s | median | busy s by stage (median run) |\n|---|---|---|---|")
-            for runtime, runs in speeds.items():
+            for key, runs in speeds.items():
                 rates = [run.samples_per_second / 1e3 for run in runs]
                 middle = sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
                 busy = ", ".join(f"{k} {v:.2f}" for k, v in middle.stage_seconds.items())
-                print(f"| {runtime} | {max(rates):.0f} | {statistics.median(rates):.0f} | {busy} |")
+                print(f"| {' '.join(key)} | {max(rates):.0f} | {statistics.median(rates):.0f} | {busy} |")
             if flags:
                 from rubicc.frontend import read_model
 

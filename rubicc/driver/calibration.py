@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rubicc.driver.inputs import SIMULATED_CHUNK, ProofInputs, digest, from_files, simulated
+from rubicc.driver.inputs import ProofInputs, digest, from_files, signal_shape, simulated
 from rubicc.evidence.decision import Decision
 from rubicc.frontend.feeds import Feeds
 from rubicc.ir.graph import spec_of
@@ -46,8 +46,8 @@ def calibration_of(build: Build, inputs: ProofInputs) -> Calibration:
         feeds = from_files(settings.calib, meta, specs, CHUNKS)
         return Calibration((feeds,), digest(feeds))
     if meta is not None and meta.task == "basecalling" and meta.signal is not None:
-        chunk = min(meta.chunk or SIMULATED_CHUNK, SIMULATED_CHUNK)
-        feeds = {specs[0].name: simulated(meta, chunk, settings.seed + SEED_OFFSET, CHUNKS)}
+        rows, length = signal_shape(meta, specs, CHUNKS)
+        feeds = {specs[0].name: simulated(meta, length, settings.seed + SEED_OFFSET, rows)}
         what = f"ranges of values taken from {CHUNKS} chunks of simulated signal"
     else:
         feeds = next(iter(inputs.cases.values()))

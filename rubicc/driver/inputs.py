@@ -97,8 +97,8 @@ def _proof_inputs(
         feeds = from_files(reference, meta, specs, MAX_CHUNKS)
         return ProofInputs({f"reference data ({reference.name})": feeds, **odd}, digest(feeds))
     if meta is not None and meta.task == "basecalling" and meta.signal is not None:
-        chunk = min(meta.chunk or SIMULATED_CHUNK, SIMULATED_CHUNK)
-        return ProofInputs({"simulated signal": {specs[0].name: simulated(meta, chunk, seed)}, **odd})
+        rows, length = signal_shape(meta, specs, BATCH)
+        return ProofInputs({"simulated signal": {specs[0].name: simulated(meta, length, seed, rows)}, **odd})
     return ProofInputs(odd)
 
 
@@ -131,7 +131,7 @@ def from_files(path: Path, meta: ModelMeta | None, specs: Sequence[TensorSpec], 
     if path.is_dir() and (path / "chunks.npy").is_file():
         path = path / "chunks.npy"
     if path.is_file() and path.suffix == ".npy":
-        return {specs[0].name: _chunks(path, count)}
+        return {specs[0].name: _chunks(path, specs, count)}
     if path.is_file() and path.suffix == ".npz" and (feeds := _named(path, specs)):
         return feeds
     files = find_files([path])
@@ -142,7 +142,7 @@ def from_files(path: Path, meta: ModelMeta | None, specs: Sequence[TensorSpec], 
             where=str(path),
             hint=_HINT,
         )
-    return {specs[0].name: _read_chunks(files, meta, count)}
+    return {specs[0].name: _read_chunks(files, meta, specs, count)}
 
 
 def digest(feeds: Feeds) -> str:
@@ -155,13 +155,34 @@ def digest(feeds: Feeds) -> str:
     return whole.hexdigest()
 
 
-def _chunks(path: Path, count: int) -> np.ndarray:
+def signal_shape(meta: ModelMeta, specs: Sequence[TensorSpec], rows: int) -> tuple[int, int]:
+    """Rows and samples of a batch of signal: those the input is fixed to, else ``rows`` and the model's chunk."""
+    shape = specs[0].shape
+    chunk = min(meta.chunk or SIMULATED_CHUNK, SIMULATED_CHUNK)
+    return fixed_or(shape[0], rows), fixed_or(shape[-1], chunk)
+
+
+def fixed_or(dim: int | str, value: int) -> int:
+    """A fixed dimension, else ``value``."""
+    return dim if isinstance(dim, int) else value
+
+
+def _repeated(found: int, specs: Sequence[TensorSpec]) -> np.ndarray:
+    """Indices of ``found`` rows, from the front again where the input is fixed to more."""
+    return np.resize(np.arange(found), fixed_or(specs[0].shape[0], found))
+
+
+def _chunks(path: Path, specs: Sequence[TensorSpec], count: int) -> np.ndarray:
     """The first rows of a bonito ``chunks.npy`` ``(N, T)`` as ``(n, 1, T)`` float32."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if array.ndim != 2 or array.dtype.kind != "f" or array.size == 0:
             raise ValueError(f"shape {array.shape}, type {array.dtype}; expected floats (N, T)")
-        return np.ascontiguousarray(array[:count], dtype=np.float32)[:, None, :]
+        length = fixed_or(specs[0].shape[-1], array.shape[1])
+        if array.shape[1] < length:
+            raise ValueError(f"chunks of {array.shape[1]} samples; the input is fixed to {length}")
+        rows = _repeated(min(count, len(array)), specs)
+        return np.ascontiguousarray(array[rows, :length], dtype=np.float32)[:, None, :]
     except (OSError, ValueError, EOFError) as err:
         raise UsageError("RUB-DRV-006", f"cannot be read: {err}", where=str(path), hint=_HINT) from err
 
@@ -181,12 +202,14 @@ def _named(path: Path, specs: Sequence[TensorSpec]) -> Feeds:
         raise UsageError("RUB-DRV-006", f"cannot be read: {err}", where=str(path), hint=_HINT) from err
 
 
-def _read_chunks(files: Sequence[Path], meta: ModelMeta, count: int) -> np.ndarray:
+def _read_chunks(
+    files: Sequence[Path], meta: ModelMeta, specs: Sequence[TensorSpec], count: int
+) -> np.ndarray:
     from rubicc.genomics.normalise import check_rate, normalise
     from rubicc.genomics.reads import iter_reads
 
     assert meta.signal is not None
-    length = min(meta.chunk or SIMULATED_CHUNK, SIMULATED_CHUNK)
+    count, length = signal_shape(meta, specs, count)
     rows: list[np.ndarray] = []
     for read in iter_reads(files, on_problem=lambda _: None):  # other reads will do
         if len(read.signal) < length:
@@ -201,4 +224,4 @@ def _read_chunks(files: Sequence[Path], meta: ModelMeta, count: int) -> np.ndarr
         raise UsageError(
             "RUB-DRV-006", f"no read has {length} samples", where=files[0].name, hint="give longer reads"
         )
-    return np.stack(rows)[:, None, :].astype(np.float32)
+    return np.stack(rows)[_repeated(len(rows), specs)][:, None, :].astype(np.float32)

@@ -334,8 +334,7 @@ class _Run:
                 spool.finish(form.trailer(), self._verdict())
         except OSError as err:
             self._give_up(spool, form, keep=False)
-            hint = "free space, then run it again: it goes on where it stopped"
-            raise UsageError("RUB-GEN-146", f"cannot write {out}: {err.strerror or err}", hint=hint) from err
+            raise unwritable(out, err) from err
         except (RubiccError, KeyboardInterrupt):
             self._give_up(spool, form)
             raise
@@ -402,6 +401,12 @@ class _Run:
             stage_seconds={name: round(value, 6) for name, value in self.seconds.items()},
             resumed_reads=resumed[0],
         )
+
+
+def unwritable(out: Path, err: OSError) -> UsageError:
+    """What is raised where the output cannot be written."""
+    hint = "free space, then run it again: it goes on where it stopped"
+    return UsageError("RUB-GEN-146", f"cannot write {out}: {err.strerror or err}", hint=hint)
 
 
 def run_plan(meta: ModelMeta, settings: Settings) -> Plan:

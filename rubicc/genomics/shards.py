@@ -20,7 +20,7 @@ from typing import Any
 
 import rubicc
 from rubicc.errors import RubiccError
-from rubicc.genomics.engine import Infer, basecall, run_identity, run_plan
+from rubicc.genomics.engine import Infer, basecall, run_identity, run_plan, unwritable
 from rubicc.genomics.journal import Spool, partial_folder, read_key
 from rubicc.genomics.progress import Progress, Silent, Tally
 from rubicc.genomics.reads import OnProblem, Problem, find_files
@@ -119,6 +119,8 @@ def call_sharded(
             for i, path in enumerate(files)
         ]
         return merge.run(shards, [str(path) for path in files], run_shards)
+    except OSError as err:
+        raise unwritable(out, err) from err
     finally:
         spool.close()
 

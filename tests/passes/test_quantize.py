@@ -15,7 +15,7 @@ from rubicc.ir.executor import execute
 from rubicc.ir.graph import Graph
 from rubicc.ir.verify import verify
 from rubicc.passes.harness import apply_and_check, assert_mutant_fails
-from rubicc.passes.quantize import bias_correction, insert, to_qdq
+from rubicc.passes.quantize import bias_correction, insert, round_weights, to_qdq
 from rubicc.passes.quantize.bias_correction import CorrectBias
 from rubicc.passes.quantize.insert import InsertQuantisers
 from rubicc.passes.quantize.observers import METHODS, Observer, format_of, unsigned_format
@@ -242,3 +242,49 @@ def test_bias_correction_in_the_harness(monkeypatch: pytest.MonkeyPatch) -> None
     apply_and_check(CorrectBias(given), small(), expect_changed=True, expect_ops={})
     monkeypatch.setattr(bias_correction, "rounded_weight", lambda weight, axis: -weight)
     assert_mutant_fails(CorrectBias(given), small(), code="RUB-PASS-021")
+
+
+def correlated(channels: int, frames: int, seed: int = 0) -> np.ndarray:
+    """Signal whose channels and neighbours in time resemble each other, as activations do."""
+    rng = np.random.default_rng(seed)
+    mixed = rng.standard_normal((channels, 3)) @ rng.standard_normal((3, frames + 8))
+    smooth = sum(mixed[:, shift : shift + frames] for shift in range(8))
+    return (smooth + 0.3 * rng.standard_normal((channels, frames)) + 1.0)[None].astype(np.float32)
+
+
+def conv_net(weight: np.ndarray, groups: int) -> Graph:
+    conv = make_node("Conv", "x w", "y", group=groups, pads=[2, 2])
+    return make_graph([conv], {"x": (1, 8, "T")}, {"y": (1, 8, "T")}, {"w": weight})
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rounding_for_the_product_beats_the_nearest(groups: int, bits: int) -> None:
+    x = correlated(8, 2000)
+    weight = np.random.default_rng(1).standard_normal((8, 8 // groups, 5)).astype(np.float32)
+    net = conv_net(weight, groups)
+    ref = run(net, {"x": x})
+    better = net.clone()
+    rounding = round_weights.RoundWeights(round_weights.RoundOptions({"x": [x]}, bits))
+    assert rounding.run(better) and not rounding.run(better)
+    verify(better)
+    limit = 2 ** (bits - 1) - 1
+    scale = insert.weight_scale(weight, 0, limit)
+    conv = next(n for n in better.nodes if n.op_type == "Conv")
+    chosen = constant(conv.inputs[1]) / scale
+    assert np.abs(chosen - np.rint(chosen)).max() < 1e-4 and np.abs(chosen).max() < limit + 1e-4
+    assert np.array_equal(insert.weight_scale(constant(conv.inputs[1]), 0, limit), scale)
+    nearest = np.clip(np.rint(weight / scale), -limit, limit) * scale
+    plain = run(conv_net(nearest.astype(np.float32), groups), {"x": x})
+    assert snr(ref, run(better, {"x": x})) > snr(ref, plain) + 6.0
+
+
+def test_rounding_mutant_that_pushes_the_error_the_wrong_way() -> None:
+    x = correlated(8, 2000)
+    weight = np.random.default_rng(1).standard_normal((1, 8, 8)).astype(np.float32)
+    scale = np.abs(weight).max(axis=2, keepdims=True) / 7
+    good = round_weights.rounded(weight, scale, x, 7)
+    nearest = np.rint(weight / scale) * scale
+    loss = lambda made: float(np.square((made - weight) @ (x - x.mean(axis=2, keepdims=True))).sum())  # noqa: E731
+    mirrored = round_weights.rounded(weight, scale, x * np.array([1, -1] * 4)[:, None], 7)
+    assert loss(good) < 0.5 * loss(nearest) < loss(mirrored)

@@ -141,6 +141,11 @@ CODES: dict[str, tuple[str, str]] = {
         "The network was understood, but a convolution or recurrent layer has a form the kernels do not "
         "have; it is named. Choose another --runtime; --runtime auto leaves native out by itself.",
     ),
+    "RUB-CPU-D04": (
+        "State of recurrent layers in 8 bits",
+        "In the native runtime GRU and LSTM layers whose inputs and weights are 8-bit integers keep their state "
+        "in 8 bits too; the graph keeps it in float. The proof compares the result with the source. bf16 avoids it.",
+    ),
     "RUB-CPU-D03": (
         "Runtime left out for its accuracy",
         "Nobody asked for this runtime, another is used, and its outputs miss the accuracy limit. The "

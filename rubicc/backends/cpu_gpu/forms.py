@@ -14,6 +14,9 @@ from rubicc.ir.graph import Graph, spec_of
 # Simpler first: which one wins where measurements cannot tell them apart.
 PRECISION_ORDER = ("fp32", "bf16", "fp16", "mixed", "int8")
 LAYOUT_ORDER = ("plain", "polyphase")
+# Formulation of the polyphase layout by (runtime, integers) where nothing is measured: docs/polyphase.md.
+USUAL_FORMULATION = {("openvino", True): "gather", ("onnxruntime", False): "planes"}
+INTEGER = ("int8", "mixed")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,12 @@ class Form:
             LAYOUT_ORDER.index(self.layout),
             str(self.layout_options),
         )
+
+    def usual(self, runtime: str) -> bool:
+        """Whether this is the formulation that is fastest in ``runtime`` as a rule; ``auto`` = OpenVINO."""
+        runtime = "openvino" if runtime == "auto" else runtime
+        usual = USUAL_FORMULATION.get((runtime, self.precision in INTEGER), "rows")
+        return dict(self.layout_options).get("formulation", "rows") == usual
 
     def runtimes(self, target: Target) -> tuple[str, ...]:
         """Runtimes that may execute this form on a target, installed or not."""

@@ -16,13 +16,14 @@ from rubicc.backends.base import Gate, Prepared, Target
 from rubicc.backends.cpu_gpu import description, engines, runtimes
 from rubicc.backends.cpu_gpu.arena import SECONDS, Ask
 from rubicc.backends.cpu_gpu.description import CpuGpuPlan
-from rubicc.backends.cpu_gpu.forms import LAYOUT_ORDER, Form, Maker, draft
+from rubicc.backends.cpu_gpu.forms import INTEGER, LAYOUT_ORDER, Form, Maker, draft
 from rubicc.backends.cpu_gpu.runtimes import PRECISIONS, RUNTIMES
 from rubicc.backends.cpu_gpu.templates import run as runner
 from rubicc.backends.cpu_gpu.tune import Tuned, tune
 from rubicc.errors import ToolMissing, Unsupported, UsageError, VerificationFailed
 from rubicc.evidence.decision import Decision
-from rubicc.ir.graph import Graph
+from rubicc.ir.graph import Graph, source_of
+from rubicc.passes.rewrite import is_standard
 
 LAYOUTS = ("auto", *LAYOUT_ORDER)
 
@@ -173,7 +174,23 @@ def _loaded(
         Decision("RUB-CPU-D03", name, f"runtime {name} left out", f"it misses the accuracy limit: {why}")
         for name, why in missed.items()
     )
+    layers = integer_layers(graph) if "native" in kept and made.precision in INTEGER else []
+    if layers:
+        what = f"state of {len(layers)} recurrent layers kept in 8 bits by the native kernels"
+        why = "their inputs and weights are 8-bit integers; the state, between -1 and 1, is in steps of 1/127"
+        decisions += (Decision("RUB-CPU-D04", layers[0], what, why),)
     return replace(made, runtime=chosen, runtimes=kept, evidence=evidence, decisions=decisions)
+
+
+def integer_layers(graph: Graph) -> list[str]:
+    """Sources of GRUs and LSTMs whose input and weights are 8-bit integers."""
+    found = []
+    for node in graph.nodes:
+        if is_standard(node, "GRU", "LSTM"):
+            makers = [value.producer() if value is not None else None for value in node.inputs[:3]]
+            if all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers):
+                found.append(source_of(node))
+    return found
 
 
 def _engines(

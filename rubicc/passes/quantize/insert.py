@@ -130,11 +130,11 @@ def channel_axis(node: ir.Node) -> int:
     return 1 if weight is None else weight.ndim - 1
 
 
-def weight_scale(weight: np.ndarray, axis: int) -> np.ndarray:
-    """Scale per channel, in a shape that broadcasts against ``weight``."""
+def weight_scale(weight: np.ndarray, axis: int, limit: int = WEIGHT_LIMIT) -> np.ndarray:
+    """Scale per channel, in a shape that broadcasts against ``weight``, for integers up to ``limit``."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     peak = np.abs(weight).max(axis=others, keepdims=True)
-    return np.asarray(np.where(peak > 0, peak, 1.0) / WEIGHT_LIMIT, np.float32)
+    return np.asarray(np.where(peak > 0, peak, 1.0) / limit, np.float32)
 
 
 def rounded_weight(weight: np.ndarray, axis: int) -> np.ndarray:
