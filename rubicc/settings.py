@@ -29,12 +29,16 @@ from rubicc.quantities import (
     parse_whole,
 )
 from rubicc.recipe import parse_yaml, read_yaml_mapping
+from rubicc.shapes import parse_shapes
 from rubicc.spec import TensorSpec
 from rubicc.text import did_you_mean
 
 RECIPE_VERSION = 1
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "mixed", "auto")
+# Of weights, and with w8a8 of activations; for targets that store them so.
+COMPRESSED = ("int4", *(f"palette{bits}" for bits in range(1, 9)), "sparse", "w8a8")
 RUNTIMES = ("auto", "onnxruntime", "openvino", "native")
+ON_PACKAGES = ("mil", "mil-fp32", "coreml")
 LAYOUTS = ("auto", "plain", "polyphase")
 OBJECTIVES = ("throughput", "latency")
 MAX_TUNE = 3600.0
@@ -49,6 +53,7 @@ class Settings:
         inputs: ``--input`` specs, in the order given; empty = what the model says.
         arch, arch_config: architecture of a bare state dict.
         precision, runtime, layout: ``auto`` measures and records its choice.
+        shapes: for targets whose inputs have fixed or bounded shapes; see :mod:`rubicc.shapes`.
         batch, streams: items in flight, and calls they are cut into; ``None`` = measured and recorded.
         tune: seconds of measuring in all; 0 = nothing is measured, every choice follows its rule.
         objective: what the measured choices are to be best at.
@@ -69,6 +74,7 @@ class Settings:
     precision: str = "fp32"
     runtime: str = "auto"
     layout: str = "auto"
+    shapes: str = "fixed"
     threads: int | None = None
     batch: int | None = None
     streams: int | None = None
@@ -134,7 +140,12 @@ class Settings:
 _GROUPS = ("inputs", "arch_config", "max_gap", "budget", "passes")
 _RUN_ONLY = ("allow_code", "trust", "dry_run", "force", "cache")
 _PATHS = ("calib", "reference")
-_CHOICES = {"precision": PRECISIONS, "runtime": RUNTIMES, "layout": LAYOUTS, "objective": OBJECTIVES}
+_CHOICES = {
+    "precision": (*PRECISIONS, *COMPRESSED),
+    "runtime": (*RUNTIMES, *ON_PACKAGES),
+    "layout": LAYOUTS,
+    "objective": OBJECTIVES,
+}
 _WHOLE = {"seed": (0, 2**63 - 1), "threads": (1, 1024), "streams": (1, 1024), "batch": (1, 65536)}
 _SUBKEYS = {"max_gap": tuple(f.name for f in fields(MaxGap)), "budget": tuple(f.name for f in fields(Budget))}
 KEYS = tuple(f.name for f in fields(Settings) if f.name != "origins")
@@ -227,6 +238,8 @@ def _scalar(key: str, raw: Any, where: str) -> Any:
         return parse_seconds(key, raw, where, MAX_TUNE)
     if not isinstance(raw, str | int) or isinstance(raw, bool) or not str(raw).strip():
         raise UsageError("RUB-CLI-004", f"{key}: {raw!r} is not a text", where=where)
+    if key == "shapes":
+        parse_shapes(str(raw))
     return str(raw)
 
 
