@@ -29,6 +29,8 @@ MODEL_TYPES = ("bert", "roberta", "distilbert", "modernbert")
 # Head of the architecture name -> (transformers factory, output attribute, task).
 _HEADS = {
     "ForMaskedLM": ("AutoModelForMaskedLM", "logits", "masked-lm"),
+    # BERT as it was trained: the masked-language half of it.
+    "ForPreTraining": ("AutoModelForMaskedLM", "logits", "masked-lm"),
     "ForSequenceClassification": ("AutoModelForSequenceClassification", "logits", "generic"),
     "ForTokenClassification": ("AutoModelForTokenClassification", "logits", "generic"),
     "Model": ("AutoModel", "last_hidden_state", "generic"),
@@ -57,6 +59,8 @@ _IGNORED_KEYS = frozenset(
 # Tensors that training keeps and inference does not use.
 _UNUSED = ("position_ids", "pooler.", "cls.seq_relationship.")
 _INDEXED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+# Beside the weights: what turns text into token ids.
+_ASSETS = ("tokenizer.json",)
 
 
 def read(
@@ -80,6 +84,7 @@ def read(
         module, meta, more = _build(config, tensors, folder)
     else:
         module, meta, more = _build_zoo(arch, arch_config, config, tensors, folder)
+    assets = _assets(folder, used, limits)
     return Source(
         kind="hf",
         name=folder.name,
@@ -87,6 +92,7 @@ def read(
         meta=meta,
         module=module,
         decisions=decisions + more,
+        assets=assets,
     )
 
 
@@ -99,9 +105,25 @@ def _read_config(folder: Path, limits: Limits) -> dict[str, Any]:
     return config
 
 
+def _assets(folder: Path, used: set[str], limits: Limits) -> dict[str, bytes]:
+    """Files that travel with the network as they are: data in JSON, which nothing here runs."""
+    found = {}
+    for name in _ASSETS:
+        path = files.inside(folder, name)
+        if path is not None:
+            found[name] = files.read_small(path, limits)
+            _object(found[name], path, folder)
+            used.add(name)
+    return found
+
+
 def _json(path: Path, folder: Path, limits: Limits) -> dict[str, Any]:
+    return _object(files.read_small(path, limits), path, folder)
+
+
+def _object(data: bytes, path: Path, folder: Path) -> dict[str, Any]:
     try:
-        value = json.loads(files.read_small(path, limits))
+        value = json.loads(data)
     except (ValueError, RecursionError) as err:
         raise _malformed(folder, f"{path.name} is not JSON: {first_line(err)}") from err
     if not isinstance(value, dict):

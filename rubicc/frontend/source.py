@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ class Source:
         graph: an ONNX / QONNX graph.
         inputs: input specs known to the reader, used when neither ``meta`` nor ``--input`` gives them.
         decisions: choices the reader made.
+        assets: other files of the model that a target may ship, by name, unread but for their form: the
+            ``tokenizer.json`` of a Hugging Face folder.
     """
 
     kind: str
@@ -40,3 +43,4 @@ class Source:
     graph: Graph | None = None
     inputs: tuple[TensorSpec, ...] = ()
     decisions: list[Decision] = field(default_factory=list)
+    assets: Mapping[str, bytes] = field(default_factory=dict)

@@ -1,0 +1,85 @@
+"""Text that becomes Swift: identifiers, literals and comments from names that strangers chose."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from rubicc.text import printable
+
+# Swift keywords that cannot name a property without backticks.
+_KEYWORDS = frozenset(
+    """
+    associatedtype class deinit enum extension fileprivate func import init inout internal let open operator
+    private precedencegroup protocol public rethrows static struct subscript typealias var break case catch
+    continue default defer do else fallthrough for guard if in repeat return throw switch where while any as
+    await false is nil self super throws true try actor async some
+    """.split()  # noqa: SIM905
+)
+# Types that the package has or imports; a module of that name would hide them.
+_TYPES = frozenset(
+    """
+    ModelError DNA Tokenizer TokenizerFile Heap Signal Scaling Normalisation RawRead Histogram Plan Cut Chunks
+    Scores BasePath Call ReadDecoder Calls CTC CRF FlipFlop Facts Basecaller Bundle Data Foundation CoreML URL
+    Swift String Int Float Double Bool Array Set Dictionary Any Self Type Protocol Error Result XCTest Package
+    Input Output ModelTests TokenizerTests BasecallerTests Character Unicode Optional Never Void
+    """.split()  # noqa: SIM905
+)
+
+
+def module_name(name: str) -> str:
+    """``dna-bert`` as ``DnaBert``: a Swift module and type."""
+    parts = re.findall(r"[A-Za-z0-9]+", name[:80])
+    joined = "".join(part[0].upper() + part[1:] for part in parts) or "Model"
+    if joined[0].isdigit():
+        joined = "Model" + joined
+    return joined + "Model" if joined in _TYPES else joined
+
+
+def property_names(names: list[str]) -> list[str]:
+    """``input_ids`` as ``inputIds``, each different, in order."""
+    taken: set[str] = set()
+    made = []
+    for name in names:
+        parts = re.findall(r"[A-Za-z0-9]+", name[:80])
+        word = (
+            "".join(part if i == 0 else part[0].upper() + part[1:] for i, part in enumerate(parts)) or "value"
+        )
+        word = word[0].lower() + word[1:]
+        if word[0].isdigit():
+            word = "value" + word
+        unique, count = word, 2
+        while unique in taken:
+            unique, count = f"{word}{count}", count + 1
+        taken.add(unique)
+        made.append(f"`{unique}`" if unique in _KEYWORDS else unique)
+    return made
+
+
+def literal(text: str) -> str:
+    """A Swift string literal that holds exactly ``text``."""
+    made = []
+    for letter in text:
+        if letter in '\\"':
+            made.append("\\" + letter)
+        elif letter.isprintable():
+            made.append(letter)
+        else:
+            made.append(f"\\u{{{ord(letter):x}}}")
+    return '"' + "".join(made) + '"'
+
+
+def comment(text: object) -> str:
+    """Text that stays within one line of a comment."""
+    return printable(str(text), 120)
+
+
+def number(value: float) -> str:
+    """A Swift floating-point literal.
+
+    Raises:
+        ValueError: not finite.
+    """
+    if not math.isfinite(value):
+        raise ValueError(f"{value} has no literal")
+    return repr(float(value))
