@@ -74,14 +74,18 @@ def check(
         RubiccError: the model cannot be read or lowered.
     """
     from rubicc.backends import registry
-    from rubicc.driver.compile import check_options, read_source
+    from rubicc.driver.bounded import bound
+    from rubicc.driver.compile import check_options, read_source, with_defaults
     from rubicc.frontend.lower import lower
 
     settings = settings or resolve(flags)
     target = registry.parse_target(settings.target)
-    check_options(settings)
+    backend = registry.get(target)
+    settings = with_defaults(settings, backend)
+    check_options(settings, backend)
     lowered = lower(read_source(model, settings), settings.inputs, settings.seed)
-    return registry.get(target).check(lowered.graph, target)
+    graph, _ = bound(lowered.graph, backend, settings)
+    return backend.check(graph, target)
 
 
 def inspect(

@@ -1,7 +1,7 @@
-"""Shapes that a target with fixed or bounded inputs is compiled for: the text of ``--shapes``, and what it means.
+"""Shapes that a target with fixed or bounded inputs is compiled for: the text and meaning of ``--shapes``.
 
-Symbols of a network (``N``, ``T``) become numbers: one each (``fixed``), one of a list (``enumerated``), or any
-from a low to a high end (``range``).
+Symbols of a network (``N``, ``T``) become numbers: one each (``fixed``), one of a list (``enumerated``),
+or any from a low to a high end (``range``).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class InputShape:
         dims: the network's own dimensions, with their symbols.
         default: the shape where one is needed, e.g. what Xcode shows.
         bounds: lowest and highest size per axis.
-        choices: every shape, the default first; empty unless the kind is ``enumerated``.
+        choices: one shape per assignment, the default first; empty unless the kind is ``enumerated``.
     """
 
     name: str
@@ -54,7 +54,7 @@ class InputShape:
     def describe(self) -> str:
         """For people: ``1 x 1 x 4000``, ``1 x 1 x 2000 or 1 x 1 x 4000``, ``1..8 x 1 x 400..16000``."""
         if self.choices:
-            return " or ".join(" x ".join(map(str, shape)) for shape in self.choices)
+            return " or ".join(" x ".join(map(str, shape)) for shape in dict.fromkeys(self.choices))
         return " x ".join(str(low) if low == high else f"{low}..{high}" for low, high in self.bounds)
 
 
@@ -64,8 +64,8 @@ class Shapes:
 
     Attributes:
         inputs: in the network's order.
-        assignments: numbers for all symbols, one mapping per shape that may be asked for: the default first, then
-            the other choices, or the two ends of a range.
+        assignments: numbers for all symbols, one mapping per shape that may be asked for: the default first,
+            then the other choices, or the two ends of a range.
     """
 
     kind: Kind
@@ -127,7 +127,8 @@ def _whole(values: Sequence[Any]) -> tuple[int, ...]:
 def parse_shapes(text: str) -> Kind | dict[str, list[tuple[Bounds, ...]]]:
     """``--shapes``: one of :data:`KINDS`, or bounds per axis of every shape by input name.
 
-    ``x=1x1x2000,1x1x4000`` lists shapes, ``x=1..8x1x400..16000`` gives a range; inputs are separated by ``;``.
+    ``x=1x1x2000,1x1x4000`` lists shapes, ``x=1..8x1x400..16000`` gives a range; ``;`` stands between
+    inputs.
 
     Raises:
         UsageError: ``RUB-CLI-003``.
@@ -172,8 +173,8 @@ def resolve_shapes(specs: Sequence[TensorSpec], meta: ModelMeta | None, text: st
         specs: inputs of the network, free dimensions as symbols.
 
     Raises:
-        UsageError: ``RUB-CLI-003`` the text; ``RUB-SPEC-003`` it does not fit the inputs, or nothing says how long
-            they are.
+        UsageError: ``RUB-CLI-003`` the text; ``RUB-SPEC-003`` it does not fit the inputs, or nothing says
+            how long they are.
     """
     asked = parse_shapes(text)
     if isinstance(asked, str):
@@ -211,7 +212,7 @@ def _shapes(kind: Kind, specs: Sequence[TensorSpec], rows: Sequence[Mapping[str,
 def _input(kind: Kind, spec: TensorSpec, rows: Sequence[Mapping[str, int]]) -> InputShape:
     shapes = [tuple(row[d] if isinstance(d, str) else d for d in spec.shape) for row in rows]
     bounds = tuple((min(sizes), max(sizes)) for sizes in zip(*shapes, strict=True))
-    choices = tuple(dict.fromkeys(shapes)) if kind == "enumerated" else ()
+    choices = tuple(shapes) if kind == "enumerated" else ()
     return InputShape(spec.name, spec.dtype, spec.shape, shapes[0], bounds, choices)
 
 
@@ -228,7 +229,7 @@ def _bounds_of(
             raise _unfit(f"--shapes gives {spec.name!r} {len(given)} dimensions", f"it has {len(spec.shape)}")
         for axis, (dim, bounds) in enumerate(zip(spec.shape, given, strict=True)):
             if isinstance(dim, int) and bounds != (dim, dim):
-                raise _unfit(f"--shapes changes axis {axis} of {spec.name!r}", f"the network fixes it to {dim}")
+                raise _unfit(f"--shapes changes axis {axis} of {spec.name!r}", f"the network has {dim}")
             if isinstance(dim, str) and found.setdefault(dim, bounds) != bounds:
                 raise _unfit(f"--shapes gives {dim} two sizes", "axes of one symbol are equal")
     missing = {dim for spec in specs for dim in spec.shape if isinstance(dim, str)} - set(found)

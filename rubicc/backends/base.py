@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from rubicc.errors import ToolMissing, Unsupported
 from rubicc.evidence.decision import Decision
+from rubicc.quantities import MaxGap
 from rubicc.spec import ModelMeta, TensorSpec
 
 if TYPE_CHECKING:
@@ -175,6 +176,43 @@ class LayerProfile:
     not_measured: tuple[NotMeasured, ...] = ()
 
 
+@dataclass(frozen=True)
+class Twin:
+    """One more comparison that a backend offers for its proof, stricter than the one with the source can be.
+
+    Attributes:
+        name: for people: what is compared with what.
+        made: runs the emitted form, or a twin of it without what only the target rounds.
+        wanted: what it must compute.
+        limit: largest gap.
+    """
+
+    name: str
+    made: Run
+    wanted: Run
+    limit: MaxGap
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What ``inspect`` shows of emitted files that are no graph.
+
+    Attributes:
+        operators: name to count, as the target calls them.
+        opset: version of the target's operators.
+        weight_bytes: as stored.
+        activation_bytes: of the largest set of values that are alive at once, at the default shape.
+    """
+
+    meta: ModelMeta | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    operators: Mapping[str, int]
+    opset: int
+    weight_bytes: int
+    activation_bytes: int
+
+
 @runtime_checkable
 class Session(Protocol):
     """Runs emitted files. ``run`` may be called from several threads at once."""
@@ -221,6 +259,19 @@ class Backend(Protocol):
         summary: one line for ``rubicc targets``.
         folder: name of its folder inside the artefact.
         pipeline: key of ``rubicc.passes.pipelines.PIPELINES`` to run before ``prepare``.
+
+    What a backend may have beside them (the driver asks with ``getattr``):
+        pipelines: pipeline by precision, where one needs another.
+        default_precision: taken where nobody asked for one; ``fp32`` where it is absent.
+        bounded: inputs need numbers: the driver settles ``--shapes`` and binds the graph before the pipeline.
+        calibrated: precisions that need calibration data; absent = int8, mixed and auto.
+        exact_precisions: those whose graph must compute the source in float64; absent = fp32.
+        wants: names of further options of ``prepare`` and ``plan``: ``shapes``, ``assets``, ``name``,
+            ``example`` and ``seed``.
+        twins(graph, plan): a context manager with :class:`Twin` comparisons for the proof.
+        judge(folder): name and :data:`Run` of a second opinion on new data, where ``readback`` is ``None``.
+        facts(folder): :class:`Facts` for ``inspect``, where ``readback`` is ``None``.
+        device_runtime: the runtime whose latency counts, where it is not the one that proves.
     """
 
     name: str

@@ -54,6 +54,14 @@ _BUILTIN: dict[str, tuple[TargetInfo, str]] = {
         ),
         "rubicc.backends.cpu_gpu.backend:GPU",
     ),
+    "coreml": (
+        TargetInfo(
+            "coreml",
+            ("iOS16", "iOS17", "iOS18", "iOS26"),
+            "ML Program packages for Xcode and the Neural Engine; fp32, fp16, int8 to 1-bit palettes",
+        ),
+        "rubicc.backends.coreml.backend:BACKEND",
+    ),
 }
 
 

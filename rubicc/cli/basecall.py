@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", default=None, help="replace OUT if it exists")
     parser.add_argument(
-        "--runtime", metavar="R", help="onnxruntime or openvino (default: the artefact's own)"
+        "--runtime", metavar="R", help="such as onnxruntime or openvino (default: the artefact's own)"
     )
     parser.add_argument("--batch", metavar="N", help="chunks per run of the network")
     parser.add_argument(

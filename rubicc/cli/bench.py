@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--layout", metavar="L,...", help="of a MODEL that is no artefact: one, several, or all"
     )
     parser.add_argument("--runtime", metavar="R,...", help="one, several, or all that there are (default)")
+    parser.add_argument("--shapes", metavar="S", help="of a MODEL that is no artefact, for coreml")
     parser.add_argument("--calib", metavar="PATH", help="signal for calibration (default: simulated)")
     parser.add_argument("--batch", metavar="N", help="size of the batch dimension")
     parser.add_argument("--streams", metavar="N", help="calls at the same time (default 1)")
@@ -38,12 +39,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Measure and print."""
-    from rubicc.settings import LAYOUTS, PRECISIONS, RUNTIMES
+    from rubicc.settings import COMPRESSED, LAYOUTS, ON_PACKAGES, PRECISIONS, RUNTIMES
 
     lists = {
-        "precisions": _several(args, "precision", PRECISIONS),
+        "precisions": _several(args, "precision", PRECISIONS, COMPRESSED),
         "layouts": _several(args, "layout", LAYOUTS),
-        "runtimes": _several(args, "runtime", RUNTIMES),
+        "runtimes": _several(args, "runtime", RUNTIMES, ON_PACKAGES),
     }
     settings = resolve_settings(args)
     if args.print_config:
@@ -59,16 +60,22 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _several(args: argparse.Namespace, flag: str, known: Sequence[str]) -> list[str]:
-    """The values of a flag that may hold a list; one alone stays an ordinary setting."""
+def _several(
+    args: argparse.Namespace, flag: str, known: Sequence[str], more: Sequence[str] = ()
+) -> list[str]:
+    """The values of a flag that may hold a list; one alone stays an ordinary setting.
+
+    Args:
+        more: values that only some targets have: not part of ``all``.
+    """
     text = getattr(args, flag)
     real = [name for name in known if name != "auto"]
     values = [part.strip() for part in text.split(",")] if text is not None else []
     if len(values) < 2 and values != ["all"]:
         return []
     for value in values:
-        if value not in (*real, "all"):
-            hint = did_you_mean(value, [*real, "all"], f"known: {', '.join(real)}, all")
+        if value not in (*real, *more, "all"):
+            hint = did_you_mean(value, [*real, *more, "all"], f"known: {', '.join((*real, *more))}, all")
             raise UsageError("RUB-CLI-004", f"--{flag}: {value[:80]!r} is not one of them", hint=hint)
     setattr(args, flag, None)
     if "all" in values:

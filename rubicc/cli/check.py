@@ -14,7 +14,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_reading(parser)
     add_settings(parser)
     parser.add_argument("--target", metavar="T[:device]", help="see `rubicc targets`")
-    parser.add_argument("--precision", metavar="P", help="fp32, fp16, bf16, int8 or mixed (default fp32)")
+    parser.add_argument("--precision", metavar="P", help="as for compile")
+    parser.add_argument("--shapes", metavar="S", help="as for compile")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -18,8 +18,8 @@ CODES: dict[str, tuple[str, str]] = {
         "An input specification cannot be read",
         "Write --input NAME=SHAPE[:DTYPE]: dimensions joined by x are positive numbers or symbols, as in "
         "x=Nx1xT:f32. Symbols that contain the letter x need commas: ids=N,max_len:i64. "
-        "--shapes is fixed, enumerated or range, or numbers for an input: x=1x1x4000, several joined by commas, "
-        "or ranges x=1..8x1x400..16000.",
+        "--shapes is fixed, enumerated or range, or numbers for an input: x=1x1x4000, several joined by "
+        "commas, or ranges x=1..8x1x400..16000.",
     ),
     "RUB-CLI-004": (
         "A setting's value cannot be read",

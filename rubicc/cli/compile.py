@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # argparse destination == field of Settings
 SETTING_FLAGS = (
-    *("target", "inputs", "arch", "arch_config", "precision", "runtime", "layout", "threads", "batch"),
-    *("streams", "tune", "objective", "cache", "calib", "reference"),
+    *("target", "inputs", "arch", "arch_config", "precision", "runtime", "layout", "shapes", "threads"),
+    *("batch", "streams", "tune", "objective", "cache", "calib", "reference"),
     *("max_gap", "budget", "seed", "strict", "check", "dump_stages", "from_stage", "until_stage"),
     *("allow_code", "trust", "dry_run", "force"),
 )
@@ -33,10 +33,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--target", metavar="T[:device]", help="see `rubicc targets`")
     group.add_argument("-o", "--output", metavar="OUT", help="artefact folder to write")
     group.add_argument(
-        "--precision", metavar="P", help="fp32 (default), fp16, bf16, int8, mixed (int8 and float) or auto"
+        "--precision",
+        metavar="P",
+        help="fp32 (default), fp16, bf16, int8, mixed (int8 and float) or auto; coreml: fp16 (default), "
+        "fp32, int8, int4, palette1 to palette8, sparse or w8a8",
     )
     group.add_argument(
-        "--runtime", metavar="R", help="auto (measure and choose), onnxruntime, openvino or native"
+        "--shapes",
+        metavar="S",
+        help="coreml: fixed (default), enumerated, range, x=1x1x2000,1x1x4000 or x=1..8x1x400..16000",
+    )
+    group.add_argument(
+        "--runtime",
+        metavar="R",
+        help="auto (measure and choose), onnxruntime, openvino or native; coreml: mil, coreml",
     )
     group.add_argument("--calib", metavar="PATH", help="signal for calibration (default: simulated)")
     group.add_argument("--reference", metavar="PATH", help="real data for the verification")

@@ -150,13 +150,13 @@ def _one(feeds: Feeds) -> Feeds:
 def _costs(build: Build, graph: Graph) -> Costs:
     from rubicc.ir.costs import costs
 
-    return costs(graph, _bind(build, _feeds(build)))
+    return costs(graph, _bind(graph, _feeds(build)))
 
 
-def _bind(build: Build, feeds: Feeds) -> dict[str, int]:
+def _bind(graph: Graph, feeds: Feeds) -> dict[str, int]:
     """Numbers for the graph's symbols, taken from the shapes of the feeds."""
     bound: dict[str, int] = {}
-    for value in build.graph.inputs:
+    for value in graph.inputs:
         for dim, size in zip(value.shape or (), feeds[str(value.name)].shape, strict=True):
             if not isinstance(dim, int) and dim.value:
                 bound[str(dim.value)] = size

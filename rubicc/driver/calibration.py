@@ -5,17 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rubicc.driver.bounded import any_batch, split_items
 from rubicc.driver.inputs import ProofInputs, digest, from_files, signal_shape, simulated
 from rubicc.evidence.decision import Decision
 from rubicc.frontend.feeds import Feeds
 from rubicc.ir.graph import spec_of
 
 if TYPE_CHECKING:
+    from rubicc.backends.base import Backend
     from rubicc.driver.compile import Build
+    from rubicc.shapes import Shapes
 
-QUANTISING = ("int8", "mixed", "auto")
+QUANTISING = ("int8", "mixed", "auto")  # where a target says nothing else
 CHUNKS = 16
 SEED_OFFSET = 1000  # the proof's simulated signal must not be the one that was calibrated on
+
+
+def quantising(backend: Backend) -> tuple[str, ...]:
+    """Precisions of a target that need to see data."""
+    return getattr(backend, "calibrated", QUANTISING)
 
 
 @dataclass(frozen=True)
@@ -39,12 +47,13 @@ def calibration_of(build: Build, inputs: ProofInputs) -> Calibration:
         UsageError: ``RUB-DRV-006`` the calibration data cannot be read.
     """
     settings, meta = build.settings, build.graph.meta
-    if settings.precision not in QUANTISING or build.quantised:
+    if settings.precision not in quantising(build.backend) or build.quantised:
         return Calibration()
-    specs = [spec_of(value) for value in build.graph.inputs]
+    shapes = build.shapes
+    specs = [spec_of(v) for v in build.graph.inputs] if shapes is None else any_batch(shapes)
     if settings.calib is not None:
         feeds = from_files(settings.calib, meta, specs, CHUNKS)
-        return Calibration((feeds,), digest(feeds))
+        return Calibration(_items(feeds, shapes), digest(feeds))
     if meta is not None and meta.task == "basecalling" and meta.signal is not None:
         rows, length = signal_shape(meta, specs, CHUNKS)
         feeds = {specs[0].name: simulated(meta, length, settings.seed + SEED_OFFSET, rows)}
@@ -55,4 +64,9 @@ def calibration_of(build: Build, inputs: ProofInputs) -> Calibration:
     decision = Decision(
         "RUB-DRV-D03", build.source.name, what, "quantisation needs data and no --calib was given"
     )
-    return Calibration((feeds,), digest(feeds), (decision,))
+    return Calibration(_items(feeds, shapes), digest(feeds), (decision,))
+
+
+def _items(feeds: Feeds, shapes: Shapes | None) -> tuple[Feeds, ...]:
+    """The feeds, cut into items of the only shape where the target has one."""
+    return (feeds,) if shapes is None else split_items(feeds, shapes)

@@ -65,7 +65,8 @@ def basecall_reads(
             # One stream per thread: recurrent networks gain little from several threads on one batch.
             # Sessions of other targets may know no streams.
             streams = getattr(session, "streams", 1)
-            chosen = {"network_threads": streams, "batch": max(1, EngineSettings.batch // streams), **options}
+            chosen = {"network_threads": streams, "batch": max(1, EngineSettings.batch // streams)}
+            chosen |= _windows(session) | dict(options)
             return engine.basecall(
                 infer,
                 meta,
@@ -101,6 +102,12 @@ def network(artefact: Artefact, session: Any) -> tuple[Callable[[np.ndarray], np
     return infer, meta
 
 
+def _windows(session: Any) -> dict[str, Any]:
+    """How reads are cut for a session that takes one length only: whole chunks, short reads padded."""
+    length = getattr(session, "fixed_length", None)
+    return {} if length is None else {"chunk": length, "pad_short": True}
+
+
 def _on_cluster(
     cluster: Cluster,
     artefact: Artefact,
@@ -118,9 +125,10 @@ def _on_cluster(
 
     with artefact.session(**opening) as session:
         _, meta = network(artefact, session)
-        streams = getattr(session, "streams", 1)
+        streams, fixed = getattr(session, "streams", 1), _windows(session)
     model_id = artefact.manifest.content_sha256
-    chosen = {"network_threads": streams, "batch": max(1, EngineSettings.batch // streams), **options}
+    chosen = {"network_threads": streams, "batch": max(1, EngineSettings.batch // streams)}
+    chosen |= fixed | dict(options)
     work = Work(str(artefact.folder.absolute()), model_id, opening, chosen)
     return call_sharded(
         functools.partial(run_shards, cluster, work),

@@ -80,6 +80,16 @@ CODES: dict[str, tuple[str, str]] = {
         "The folder of the artefact holds something else on the worker's machine. Put artefact, reads and "
         "output in a folder that all machines share under the same path.",
     ),
+    "RUB-DRV-016": (
+        "shapes for a target that takes them all",
+        "--shapes gives numbers to inputs of targets that need them, such as coreml. The target given runs "
+        "every shape the network runs. Leave --shapes out; --input fixes shapes for any target.",
+    ),
+    "RUB-DRV-017": (
+        "latency cannot be measured here",
+        "--budget latency is measured on the machine that compiles, and the target runs on another "
+        "one. Leave it out and measure on the device; for Core ML ane_audit.py in the artefact does so.",
+    ),
     "RUB-DRV-D01": (
         "chosen by measurement",
         "Precision, runtime or layout was left to `auto` and measured on this machine. recipe.yaml records "

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from rubicc.driver import stages
 from rubicc.driver.artefact import Artefact
-from rubicc.driver.calibration import QUANTISING
+from rubicc.driver.bounded import bound, bounded_inputs
+from rubicc.driver.calibration import quantising
 from rubicc.driver.inputs import ProofInputs, proof_inputs
 from rubicc.driver.planning import given_options, pipeline_of, planned
 from rubicc.driver.proof import (
@@ -23,7 +24,7 @@ from rubicc.driver.proof import (
     prove,
     write_vectors,
 )
-from rubicc.errors import BudgetExceeded, Unsupported
+from rubicc.errors import BudgetExceeded, ToolMissing, Unsupported
 from rubicc.evidence.decision import Decision
 from rubicc.evidence.measure import interleave
 from rubicc.evidence.staging import StagedDir, scratch
@@ -33,11 +34,12 @@ from rubicc.settings import Settings
 if TYPE_CHECKING:
     import torch
 
-    from rubicc.backends.base import Backend, Finding, Plan, Target
+    from rubicc.backends.base import Backend, Finding, Plan, Target, Twin
     from rubicc.frontend.lower import Lowered
     from rubicc.frontend.source import Source
     from rubicc.passes.manager import PassRecord
     from rubicc.passes.pipelines import Step
+    from rubicc.shapes import Shapes
 
 LATENCY_RUNS = 9
 log = logging.getLogger("rubicc.compile")
@@ -53,6 +55,7 @@ class Build:
         quantised: the model came with quantisers of its own.
         asked: the precision asked for, which may be ``auto``; ``settings`` say what became of it.
         stopped_at: name of ``--until-stage``, when it ended the compilation early.
+        shapes: of the inputs, for targets that need numbers; the graph is bound to them.
     """
 
     settings: Settings
@@ -75,6 +78,7 @@ class Build:
     quantised: bool = False
     asked: str = ""
     calibration_sha256: str = ""
+    shapes: Shapes | None = None
     _outputs: SourceOutputs | None = None
 
     @property
@@ -96,7 +100,7 @@ class Build:
         from rubicc.ir.io import weight_bytes
 
         small = weight_bytes(self.lowered.graph) <= 4 * EXACT_MAX_PARAMETERS
-        return self.settings.precision == "fp32" and small
+        return self.settings.precision in getattr(self.backend, "exact_precisions", ("fp32",)) and small
 
 
 def compile_model(
@@ -114,7 +118,8 @@ def compile_model(
 
     target = registry.parse_target(settings.target)
     backend = registry.get(target)
-    check_options(settings)
+    settings = with_defaults(settings, backend)
+    check_options(settings, backend)
     with _folder(out, settings) as (folder, staged):
         build = _read_and_lower(model, settings, target, backend)
         _rewrite(build, folder, Path(out) if out is not None else None)
@@ -146,8 +151,9 @@ def _read_and_lower(model: Any, settings: Settings, target: Target, backend: Bac
     with _timed("lower") as lower_time:
         lowered = lower(source, settings.inputs, settings.seed)
     # Passes rewrite a copy (weights shared): bits, costs and errors are judged on the lowered graph.
-    graph = lowered.graph.clone()
+    graph, shapes = bound(lowered.graph, backend, settings)
     build = Build(settings, target, backend, source, lowered, graph, list(lowered.decisions))
+    build.shapes = shapes
     build.quantised = any(map(is_quantiser, lowered.graph.all_nodes()))
     build.asked = settings.precision
     build.seconds = {**read_time, **lower_time}
@@ -217,7 +223,15 @@ def _overrides(settings: Settings, steps: Sequence[Step], last: int) -> dict[str
     return {pass_id: options for pass_id, options in given.items() if pass_id not in left_out}
 
 
-def check_options(settings: Settings) -> None:
+def with_defaults(settings: Settings, backend: Backend) -> Settings:
+    """What the target takes where nobody asked for anything."""
+    precision = getattr(backend, "default_precision", settings.precision)
+    if "precision" in settings.origins or precision == settings.precision:
+        return settings
+    return settings.with_values("target", precision=precision)
+
+
+def check_options(settings: Settings, backend: Backend) -> None:
     """Pass options are judged before any work is done; a setting that nothing reads is named.
 
     Raises:
@@ -226,7 +240,7 @@ def check_options(settings: Settings) -> None:
     from rubicc.passes import registry
     from rubicc.passes.manager import make_options
 
-    if settings.calib is not None and settings.precision not in QUANTISING:
+    if settings.calib is not None and settings.precision not in quantising(backend):
         log.warning("calibration data is not used at precision %s", settings.precision)
     for pass_id, values in given_options(settings).items():
         make_options(registry.get(pass_id), values)
@@ -235,14 +249,7 @@ def check_options(settings: Settings) -> None:
 def _emit(build: Build, folder: Path) -> None:
     """Make the graph legal for the target, plan, and write the target's files."""
     settings = build.settings
-    build.inputs = proof_inputs(
-        build.graph.meta,
-        [spec_of(value) for value in build.graph.inputs],
-        build.lowered.feeds,
-        settings.reference,
-        settings.seed,
-        ranges=settings.precision in QUANTISING and not build.quantised,
-    )
+    build.inputs = _proof_inputs(build)
     with _timed("plan") as plan_time:
         prepared = planned(build, build.inputs)
     assert build.plan is not None
@@ -263,6 +270,20 @@ def _emit(build: Build, folder: Path) -> None:
     _no_decisions_if_strict(build)
 
 
+def _proof_inputs(build: Build) -> ProofInputs:
+    settings, meta, small = build.settings, build.graph.meta, build.lowered.feeds
+    if build.shapes is not None:
+        return bounded_inputs(build.shapes, meta, small, settings.reference, settings.seed)
+    return proof_inputs(
+        meta,
+        [spec_of(value) for value in build.graph.inputs],
+        small,
+        settings.reference,
+        settings.seed,
+        ranges=settings.precision in quantising(build.backend) and not build.quantised,
+    )
+
+
 def _prove(build: Build, folder: Path) -> None:
     """Read the files back, run them in every runtime the plan names, compare with the source."""
     assert build.plan is not None and build.inputs is not None
@@ -276,7 +297,8 @@ def _prove(build: Build, folder: Path) -> None:
             build.inputs.cases,
             build.source_outputs,
             sessions,
-            build.backend.readback(home) if build.exact else None,
+            _emitted(build, home),
+            twins=_twins(build, stack),
             limits=build.limits,
             precision=build.settings.precision,
             meta=build.graph.meta,
@@ -286,11 +308,27 @@ def _prove(build: Build, folder: Path) -> None:
     write_vectors(folder / "verify", build.proof)
 
 
+def _emitted(build: Build, home: Path) -> Graph | None:
+    """The graph to be compared in float64: as read back; as it was emitted where the files are no graph."""
+    if not build.exact:
+        return None
+    return build.backend.readback(home) or build.graph
+
+
+def _twins(build: Build, stack: contextlib.ExitStack) -> Sequence[Twin]:
+    own = getattr(build.backend, "twins", None)
+    return () if own is None else stack.enter_context(own(build.graph, build.plan))
+
+
 def _latency_budget(build: Build, sessions: dict[str, Any]) -> None:
     limit = build.settings.budget.latency
     if limit is None or build.proof is None or build.plan is None:
         return
-    session = sessions[build.plan.resolved()["runtime"]]
+    name = getattr(build.backend, "device_runtime", build.plan.resolved()["runtime"])
+    if name not in sessions:
+        what = f"the latency of target {build.target} cannot be measured on this machine"
+        raise ToolMissing("RUB-DRV-017", what, hint="leave --budget latency out, and measure on the device")
+    session = sessions[name]
     one = {name: array[:1] for name, array in build.proof.inputs.items()}
     timing = interleave({"": lambda: session.run(one)}, 0.0, min_rounds=LATENCY_RUNS)[""]
     low, high = timing.best, timing.seconds[-1]

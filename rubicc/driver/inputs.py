@@ -156,7 +156,7 @@ def digest(feeds: Feeds) -> str:
 
 
 def signal_shape(meta: ModelMeta, specs: Sequence[TensorSpec], rows: int) -> tuple[int, int]:
-    """Rows and samples of a batch of signal: those the input is fixed to, else ``rows`` and the model's chunk."""
+    """Rows and samples of a batch of signal: those the input is fixed to, else ``rows`` and the chunk."""
     shape = specs[0].shape
     chunk = min(meta.chunk or SIMULATED_CHUNK, SIMULATED_CHUNK)
     return fixed_or(shape[0], rows), fixed_or(shape[-1], chunk)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rubicc.driver.artefact import is_artefact, open_artefact
+from rubicc.driver.artefact import Artefact, is_artefact, open_artefact
 from rubicc.settings import Settings
 
 if TYPE_CHECKING:
+    from rubicc.backends.base import Facts
     from rubicc.ir.graph import Graph
     from rubicc.spec import ModelMeta, TensorSpec
 
@@ -59,11 +61,45 @@ def inspect_model(model: Any, settings: Settings) -> Inspection:
         artefact = open_artefact(model)
         graph = artefact.backend.readback(artefact.folder / artefact.backend.folder)
         facts = artefact.manifest
-        assert graph is not None
+        if graph is None:
+            return _inspect_files(artefact)
         return _inspect(graph, facts.model["name"], "artefact", facts.inputs["model"], facts.decisions)
     source = read_source(model, settings)
     lowered = lower(source, settings.inputs, settings.seed)
     return _inspect(lowered.graph, source.name, source.kind, source.sha256, tuple(lowered.decisions))
+
+
+def _inspect_files(artefact: Artefact) -> Inspection:
+    """Facts of an artefact whose files are no graph: its own, and costs as its report recorded them."""
+    home = artefact.folder / artefact.backend.folder
+    facts: Facts = artefact.backend.facts(home)  # type: ignore[attr-defined]
+    bits: dict[str, int] = {}
+    for row in artefact.report.layers:
+        if row.macs:
+            key = f"{row.weight_bits or 32}x{row.activation_bits or 32}"
+            bits[key] = bits.get(key, 0) + row.macs
+    meta = facts.meta
+    return Inspection(
+        name=artefact.manifest.model["name"],
+        kind="artefact",
+        sha256=artefact.manifest.inputs["model"],
+        meta=meta,
+        inputs=facts.inputs,
+        outputs=facts.outputs,
+        operators=facts.operators,
+        opset=facts.opset,
+        parameters=sum(row.params for row in artefact.report.layers),
+        macs=sum(bits.values()),
+        bops=sum(macs * math.prod(map(int, key.split("x"))) for key, macs in bits.items()),
+        weight_bytes=facts.weight_bytes,
+        activation_bytes=facts.activation_bytes,
+        bits=bits,
+        receptive_field=meta.receptive_field if meta else None,
+        receptive_field_reason="" if meta and meta.receptive_field else "not recorded",
+        stride=meta.stride if meta else None,
+        bound={},
+        decisions=artefact.manifest.decisions,
+    )
 
 
 def _inspect(graph: Graph, name: str, kind: str, sha256: str, decisions: tuple[Any, ...]) -> Inspection:

@@ -38,16 +38,27 @@ def bench_model(
         runtimes: empty or ``all`` = every runtime of each artefact.
 
     Raises:
-        UsageError: ``RUB-DRV-007`` the artefact's target cannot be measured here, or has one form only.
+        UsageError: ``RUB-DRV-007`` the artefact has one form or shape only, or runs in none of these.
         RubiccError: none of the forms could be compiled: the error of the first.
     """
     from rubicc.backends.cpu_gpu.bench import bench
+    from rubicc.driver.benching import bench_sessions
 
     with _artefacts(model, settings, precisions, layouts) as (artefacts, left_out):
-        for artefact in artefacts.values():
-            if artefact.backend.folder != "cpu_gpu":
-                raise UsageError("RUB-DRV-007", f"target {artefact.manifest.target} cannot be measured here")
+        accuracy = {
+            (name, runtime): snr
+            for name, artefact in artefacts.items()
+            for runtime, snr in _accuracy(artefact).items()
+        }
         first = next(iter(artefacts.values()))
+        if first.backend.folder != "cpu_gpu":
+            if length is not None or settings.batch is not None:
+                hint = "leave --batch and --length out; --shapes sets them when the model is compiled"
+                raise UsageError(
+                    "RUB-DRV-007", "the artefact takes the shapes it was compiled for", hint=hint
+                )
+            found = bench_sessions(artefacts, runtimes or ("all",), seconds, accuracy)
+            return replace(found, left_out={**found.left_out, **left_out})
         with first.session() as session:
             inputs = session.inputs
         found = bench(
@@ -57,11 +68,7 @@ def bench_model(
             runtimes=runtimes or ("all",),
             threads=settings.threads,
             streams=settings.streams or 1,
-            accuracy={
-                (name, runtime): snr
-                for name, artefact in artefacts.items()
-                for runtime, snr in _accuracy(artefact).items()
-            },
+            accuracy=accuracy,
         )
         return replace(found, left_out=left_out)
 

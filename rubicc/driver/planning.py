@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rubicc.driver.calibration import QUANTISING, calibration_of
+from rubicc.driver.calibration import calibration_of, quantising
 from rubicc.driver.inputs import ProofInputs
 from rubicc.driver.proof import SourceGate
 from rubicc.settings import KEYS, Settings
@@ -48,6 +48,7 @@ def planned(build: Build, inputs: ProofInputs) -> Prepared:
         "gate": SourceGate(inputs.cases, build.source_outputs, build.limits, build.graph.meta),
         "cache": cache | {"passes": given_options(settings)} if settings.cache else None,
     }
+    asked |= _wanted(build, inputs)
     build.fp32 = build.graph
     prepared = build.backend.prepare(
         build.graph,
@@ -65,7 +66,7 @@ def planned(build: Build, inputs: ProofInputs) -> Prepared:
     chosen = {"precision": settings.precision, "layout": settings.layout, **prepared.chosen}
     passes = {**settings.passes, **chosen.pop("passes", {})}
     build.plan = build.backend.plan(build.graph, build.target, **(asked | chosen))
-    if build.plan.resolved().get("precision") in QUANTISING:
+    if build.plan.resolved().get("precision") in quantising(build.backend):
         build.calibration_sha256 = calibration.sha256
         build.decisions += calibration.decisions
     # Some targets resolve less than others.
@@ -75,3 +76,16 @@ def planned(build: Build, inputs: ProofInputs) -> Prepared:
         changed["passes"] = passes
     build.settings = settings.with_values("measured", **changed)
     return prepared
+
+
+def _wanted(build: Build, inputs: ProofInputs) -> dict[str, Any]:
+    """What only some targets take, for those that ask for it."""
+    case = next(iter(inputs.cases))
+    known: dict[str, Any] = {
+        "shapes": build.shapes,
+        "assets": build.source.assets,
+        "name": build.source.name,
+        "seed": build.settings.seed,
+        "example": lambda: (inputs.cases[case], build.source_outputs.reference(case)),
+    }
+    return {name: known[name] for name in getattr(build.backend, "wants", ())}

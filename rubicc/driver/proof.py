@@ -14,14 +14,14 @@ Three comparisons, all on files read back from disk:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rubicc.backends.base import Judgement
+from rubicc.backends.base import Judgement, Twin
 from rubicc.driver.identity import require_identity
 from rubicc.errors import VerificationFailed
 from rubicc.evidence.gaps import DEFAULT_SNR, Gap, combined, output_gaps, require
@@ -164,6 +164,7 @@ def prove(
     limits: Limits,
     precision: str,
     meta: ModelMeta | None = None,
+    twins: Sequence[Twin] = (),
 ) -> Proof:
     """Compare every session with the source on every case.
 
@@ -173,6 +174,7 @@ def prove(
         emitted: the emitted graph, read back from disk, to be compared in float64; ``None`` where that means
             nothing (fp16 weights, targets whose form is no graph, networks too large).
         meta: of the model; with a decoder in it the calls are compared as well when an identity is asked for.
+        twins: further comparisons that the target offers.
 
     Raises:
         VerificationFailed: ``RUB-DRV-001`` with the first comparison that fails.
@@ -194,6 +196,8 @@ def prove(
         if emitted is not None and exact is not None:
             limit = EXACT_QUANTISED if quantised else EXACT_FLOAT
             _prove_exact(proof, case, emitted, feeds, exact, limit)
+        for twin in twins:
+            _prove_twin(proof, case, twin, feeds)
         for runtime, session in sessions.items():
             name = f"{case}: {runtime} against the source"
             made = session.run(feeds)
@@ -217,6 +221,14 @@ def _prove_exact(
     proof.gaps[name] = combined(found.values())
     proof.limits[name] = _limit_text(limit)
     require(found, limit, code="RUB-DRV-001", where=name)
+
+
+def _prove_twin(proof: Proof, case: str, twin: Twin, feeds: Feeds) -> None:
+    name = f"{case}: {twin.name}"
+    found = output_gaps(dict(twin.wanted(feeds)), dict(twin.made(feeds)))
+    proof.gaps[name] = combined(found.values())
+    proof.limits[name] = _limit_text(twin.limit)
+    require(found, twin.limit, code="RUB-DRV-001", where=name)
 
 
 def _allowed(asked: MaxGap, precision: str) -> MaxGap:

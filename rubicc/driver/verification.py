@@ -99,11 +99,16 @@ def _runtimes(session: Any, runtime: str | None) -> list[str]:
 
 
 def _judged(artefact: Artefact, session: Any, data: Path) -> Cases:
-    """New inputs and what the emitted graph makes of them in rubicc's executor."""
+    """New inputs and a second opinion: of the emitted graph in rubicc's executor, or the target's own."""
     from rubicc.ir.executor import execute
 
-    graph = artefact.backend.readback(artefact.folder / artefact.backend.folder)
-    if graph is None:
-        raise UsageError("RUB-DRV-007", f"target {artefact.manifest.target} cannot judge new data")
+    home = artefact.folder / artefact.backend.folder
     cases = proof_inputs(session.meta, session.inputs, [], data, seed=0).cases
-    return {(case, "rubicc's executor"): (feeds, execute(graph, feeds)) for case, feeds in cases.items()}
+    graph = artefact.backend.readback(home)
+    if graph is not None:
+        judge, name = (lambda feeds: execute(graph, feeds)), "rubicc's executor"
+    elif hasattr(artefact.backend, "judge"):
+        name, judge = artefact.backend.judge(home)
+    else:
+        raise UsageError("RUB-DRV-007", f"target {artefact.manifest.target} cannot judge new data")
+    return {(case, name): (feeds, dict(judge(feeds))) for case, feeds in cases.items()}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rubicc.backends import registry
 from rubicc.cli.console import decision_line
 from rubicc.driver.compile import check_options
 from rubicc.evidence import manifest as manifests
@@ -204,7 +205,7 @@ def test_a_setting_that_nothing_reads_is_named(
     monkeypatch.setattr(logging.getLogger("rubicc"), "propagate", True)  # the command switches it off
     settings = resolve({"calib": "calib.npz"})
     with caplog.at_level("WARNING", logger="rubicc.compile"):
-        check_options(settings)
+        check_options(settings, registry.get("cpu"))
     assert "calibration data is not used at precision fp32" in caplog.text
 
 

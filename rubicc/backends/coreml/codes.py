@@ -1,4 +1,4 @@
-"""Catalogue of the Core ML target's codes 0xx: wiring, package and session. Each sub-room has its own file."""
+"""Catalogue of the Core ML target's codes 0xx: wiring, package, session. Rooms inside have their own."""
 
 from __future__ import annotations
 
@@ -7,5 +7,41 @@ CODES: dict[str, tuple[str, str]] = {
         "coremltools is missing",
         "The Core ML target writes packages with coremltools, which cannot be imported here; the message "
         "says why. Install it with pip install 'coremltools>=9.0,<10'.",
+    ),
+    "RUB-COREML-002": (
+        "Element type of an input or output",
+        "Core ML exchanges 16- and 32-bit floats and 32-bit integers; integers of other widths are "
+        "converted, float64 and complex numbers are not. Cast inside the network and export again.",
+    ),
+    "RUB-COREML-003": (
+        "Shape of an input",
+        "Core ML takes inputs of one to five dimensions, and before iOS18 lists of shapes for one input "
+        "only. Give the shape with --input or --shapes, or choose --target coreml:iOS18.",
+    ),
+    "RUB-COREML-010": (
+        "Impossible combination",
+        "A precision, runtime or layout has no meaning for this target, or needs a newer one: Core ML stores "
+        "4-bit integers per block from iOS18 on and 8-bit activations from iOS17 on. Change the option "
+        "named in the message; docs/targets/coreml.md lists what each target takes.",
+    ),
+    "RUB-COREML-011": (
+        "The package does not say what it is",
+        "The package's metadata holds no description by rubicc, or one that cannot be used: another tool "
+        "made the package, or another version of rubicc. Restore the artefact or compile again.",
+    ),
+    "RUB-COREML-012": (
+        "The package is not the one that was compiled",
+        "The package is missing, or its program, weights or metadata differ from those that were written. "
+        "Nothing was run. Restore the artefact or compile again.",
+    ),
+    "RUB-COREML-013": (
+        "Core ML is not here",
+        "Core ML itself runs on macOS only, or it refused the package there; its own message is given. "
+        "Everywhere else leave --runtime out: rubicc's interpreter runs the same file.",
+    ),
+    "RUB-COREML-014": (
+        "Inputs the package does not take",
+        "Names, element types or shapes of the arrays do not fit the package. A package takes the shapes it "
+        "was compiled for. Pad or cut the input, or compile with other --shapes.",
     ),
 }
