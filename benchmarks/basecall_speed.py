@@ -108,7 +108,9 @@ def main() -> None:
                 assert rubicc(["compile", str(model), *flags, *how]) == 0
                 made = json.loads((out / "cpu_gpu" / "runtime.json").read_text("utf-8"))
                 speeds |= {(asked, runtime): [] for runtime in made["runtimes"]}
-                print(f"{asked}: {made['precision']}, {made['runtime']} is the tuner's choice", file=sys.stderr)
+                print(
+                    f"{asked}: {made['precision']}, {made['runtime']} is the tuner's choice", file=sys.stderr
+                )
             for _ in range(args.rounds):
                 for (asked, runtime), runs in speeds.items():
                     for copy in range(args.copies):

@@ -1,4 +1,4 @@
-"""Windows of different reads gathered into the batches a network is called with, those of one length together."""
+"""Windows of different reads gathered into the batches a network is called with, each length by itself."""
 
 from __future__ import annotations
 

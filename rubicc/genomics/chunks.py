@@ -10,10 +10,10 @@ All cuts lie on the stride, so that frame ``f`` of a read is the same frame in w
 
 Where the overlap covers the receptive field, the joined frames are those of the whole read, exactly.
 
-Reads of less than a few chunks are cut into shorter windows, all of one length out of :data:`LENGTHS`, so that
-they too fill batches with others and a runtime sees few shapes. How a read is cut depends on its length alone.
-Nothing is padded to a common length: no network of ours is indifferent to what stands behind the end of a read
-(a convolution pads its activations, not its input, and a backward layer starts there).
+Reads of less than a few chunks are cut into shorter windows, all of one length out of :data:`LENGTHS`, so
+that they too fill batches with others and a runtime sees few shapes. How a read is cut depends on its
+length alone. Nothing is padded to a common length: no network of ours is indifferent to what stands behind
+the end of a read (a convolution pads its activations, not its input, and a backward layer starts there).
 """
 
 from __future__ import annotations

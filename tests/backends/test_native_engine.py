@@ -1,18 +1,15 @@
-"""The compiled kernels against the numpy reference on random programs, and on networks of the zoo; mutants."""
+"""The compiled kernels against the numpy reference on random programs and networks of the zoo; mutants."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from native_graphs import int8, signal
 
 from rubicc.backends.cpu_gpu.native import build, pack, reference
 from rubicc.backends.cpu_gpu.native.engine import Kernels
-from rubicc.backends.cpu_gpu.native.lower import lower
 from rubicc.backends.cpu_gpu.native.program import (
     Activation,
     Buffer,
@@ -27,9 +24,6 @@ from rubicc.backends.cpu_gpu.native.program import (
     Step,
     frames_after,
 )
-from rubicc.backends.cpu_gpu.prepare import expand_quantisers
-from rubicc.ir.graph import Graph
-from rubicc.passes.quantize.post_training import Options, quantise
 
 pytestmark = pytest.mark.skipif(not build.compiler(), reason="no C++ compiler on this machine")
 
@@ -38,7 +32,16 @@ FUNCTIONS = (
     Activation("clip", -0.7, 1.1), Activation("affine", -1.5, 0.25),
 )  # fmt: skip
 SIZES = (1, 2, 4, 5, 8, 16, 17, 32, 48)
-GROUPED = ((8, 8, 2), (16, 16, 2), (32, 32, 4), (32, 64, 4), (48, 48, 6), (24, 24, 24), (64, 64, 2), (16, 32, 8))
+GROUPED = (
+    (8, 8, 2),
+    (16, 16, 2),
+    (32, 32, 4),
+    (32, 64, 4),
+    (48, 48, 6),
+    (24, 24, 24),
+    (64, 64, 2),
+    (16, 32, 8),
+)
 
 
 class Drawn:
@@ -52,7 +55,9 @@ class Drawn:
         self.frames = int(self.rng.integers(20, 150))
         self.counts: list[int] = []  # frames by buffer
         first = self.pick((1, 1, 5, 16, 24))
-        self.x = self.rng.standard_normal((int(self.rng.integers(1, 4)), first, self.frames)).astype(np.float32)
+        self.x = self.rng.standard_normal((int(self.rng.integers(1, 4)), first, self.frames)).astype(
+            np.float32
+        )
         self.add_buffer(Buffer(first, "f32"), self.frames)
 
     def pick(self, options: Any) -> Any:
@@ -81,7 +86,11 @@ class Drawn:
         grouped = [(b, g) for a, b, g in GROUPED if a == cin]
         if grouped and rng.random() < 0.7:
             cout, groups = self.pick(grouped)
-        taps, stride, dilation = self.pick((1, 2, 3, 5, 9, 12)), self.pick((1, 1, 2, 3)), self.pick((1, 1, 2, 3))
+        taps, stride, dilation = (
+            self.pick((1, 2, 3, 5, 9, 12)),
+            self.pick((1, 1, 2, 3)),
+            self.pick((1, 1, 2, 3)),
+        )
         pads = (int(rng.integers(0, 12)), int(rng.integers(0, 12)))
         weight = rng.standard_normal((cout, cin // groups, taps)) / np.sqrt(cin // groups * taps)
         compute, scale = self.kind, None
@@ -119,7 +128,9 @@ class Drawn:
     def elementwise(self) -> None:
         x = len(self.buffers) - 1
         channels, frames = self.buffers[x].channels, self.counts[x]
-        others = [i for i, b in enumerate(self.buffers) if b.channels == channels and self.counts[i] == frames]
+        others = [
+            i for i, b in enumerate(self.buffers) if b.channels == channels and self.counts[i] == frames
+        ]
         add = int(self.pick(others)) if self.rng.random() < 0.5 else None
         self.steps.append(Elementwise(x, self.storage(channels, frames), add, self.functions()))
 
@@ -134,7 +145,10 @@ class Drawn:
         cell = self.pick(("gru", "lstm"))
         channels, hidden = self.buffers[x].channels, int(self.pick((5, 16, 24)))
         rows = (3 if cell == "gru" else 4) * hidden
-        w, r = rng.standard_normal((rows, channels)) / channels**0.5, rng.standard_normal((rows, hidden)) / hidden**0.5
+        w, r = (
+            rng.standard_normal((rows, channels)) / channels**0.5,
+            rng.standard_normal((rows, hidden)) / hidden**0.5,
+        )
         more: dict[str, Any] = {}
         compute = self.kind
         if self.kind == "u8":
@@ -151,14 +165,24 @@ class Drawn:
             self.buffers[y] = replace(self.buffers[y], quant=Quantised(1 / 127, 128))
         self.steps.append(
             Recurrent(
-                cell, x, y, w.astype(np.float32), r.astype(np.float32), bias[0], bias[1],
-                bool(rng.integers(2)), compute, **more,
-            )  # fmt: skip
+                cell,
+                x,
+                y,
+                w.astype(np.float32),
+                r.astype(np.float32),
+                bias[0],
+                bias[1],
+                bool(rng.integers(2)),
+                compute,
+                **more,
+            )
         )
 
     def program(self, steps: int, *, recurrent: bool) -> Program:
         if self.kind == "u8":
-            self.steps.append(Elementwise(0, self.add_buffer(Buffer(self.x.shape[1], "u8", self.scale()), self.frames)))
+            self.steps.append(
+                Elementwise(0, self.add_buffer(Buffer(self.x.shape[1], "u8", self.scale()), self.frames))
+            )
         makers = [self.conv, self.conv, self.conv, self.residual, self.elementwise, self.gather]
         makers += [self.recurrent, self.recurrent] if recurrent else []
         for _ in range(steps):

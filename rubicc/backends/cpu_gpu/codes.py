@@ -143,8 +143,9 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-CPU-D04": (
         "State of recurrent layers in 8 bits",
-        "In the native runtime GRU and LSTM layers whose inputs and weights are 8-bit integers keep their state "
-        "in 8 bits too; the graph keeps it in float. The proof compares the result with the source. bf16 avoids it.",
+        "In the native runtime GRU and LSTM layers whose inputs and weights are 8-bit integers keep their "
+        "state in 8 bits too; the graph keeps it in float. The proof compares the result with the source. "
+        "--precision bf16 avoids it.",
     ),
     "RUB-CPU-D03": (
         "Runtime left out for its accuracy",

@@ -1,8 +1,8 @@
 """Makes a graph legal for the runtimes, in one form or in the best of several.
 
-A form is a precision and a layout. Order within one: quantised first (judged by its own accuracy), then quantisers
-into what runtimes execute, then the layout: among QuantizeLinear and DequantizeLinear it moves integers, before them
-ONNX Runtime would move floats (rubicall-fp int8 389 ms instead of 138).
+A form is a precision and a layout. Order within one: quantised first (judged by its own accuracy), then
+quantisers into what runtimes execute, then the layout: among QuantizeLinear and DequantizeLinear it moves
+integers, before them ONNX Runtime would move floats (rubicall-fp int8 389 ms instead of 138).
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Material:
         seconds: time for finding out which nodes must stay in a higher precision, when some must.
         quantised: the model came quantised: it is not quantised again.
         quantise_outputs: for ONNX Runtime, whose integer kernels want the outputs of operators quantised too.
-        recurrent: what is rounded of GRU and LSTM: with ``inputs`` the native kernels compute them in integers;
-            others only read fewer bytes, and have that from ``weights`` alone.
+        recurrent: what is rounded of GRU and LSTM: with ``inputs`` the native kernels compute them in
+            integers; others only read fewer bytes, and have that from ``weights`` alone.
     """
 
     graph: Graph

@@ -141,7 +141,9 @@ class _Trial:
         skip = frozenset({n.name for n in self.base.nodes} - set(self.nodes))
         copy = self.base.clone()
         round_weights.RoundWeights(round_weights.RoundOptions(inputs, skip=skip)).run(copy)
-        self.better = {n.name or "": [constant(v) for v in n.inputs[1:]] for n in copy.nodes if n.name in self.nodes}
+        self.better = {
+            n.name or "": [constant(v) for v in n.inputs[1:]] for n in copy.nodes if n.name in self.nodes
+        }
 
     def build(self, kept: Sequence[str]) -> Graph:
         """A copy in which all products but ``kept`` are quantised."""
@@ -236,7 +238,9 @@ def _equalise(graph: Graph, items: Sequence[Feeds]) -> None:
         equalise.Equalise(equalise.EqualiseOptions(peaks)).run(graph)
 
 
-def _replace_weights(graph: Graph, nodes: Sequence[ir.Node], better: Mapping[str, Sequence[np.ndarray | None]]) -> None:
+def _replace_weights(
+    graph: Graph, nodes: Sequence[ir.Node], better: Mapping[str, Sequence[np.ndarray | None]]
+) -> None:
     edit = Editor(graph, round_weights.RoundWeights.id)
     for node in nodes:
         for index, array in enumerate(better.get(node.name or "", ()), 1):

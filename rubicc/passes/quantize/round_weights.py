@@ -40,7 +40,7 @@ class RoundWeights(Pass):
 
     Each output channel's error ``E[((W - Q)(x - E[x]))^2]`` is a quadratic form in the covariance of what the
     product reads. Rounding a weight, the best change of the free ones follows from the inverse covariance
-    (optimal brain surgeon; for networks Frantar et al., "GPTQ", 2022). The mean's part goes into the bias. The
+    (optimal brain surgeon; Frantar et al., "GPTQ", 2022). The mean's part goes into the bias. The
     largest weight of a channel stays the largest, so the scale does too.
 
     ::
@@ -79,7 +79,9 @@ class RoundWeights(Pass):
         x = np.concatenate(columns, axis=2)
         rows = as_rows(node, weight, x.shape[0])
         limit = 2 ** (self.options.bits - 1) - 1
-        scale = as_rows(node, np.broadcast_to(weight_scale(weight, channel_axis(node), limit), weight.shape), len(x))
+        scale = as_rows(
+            node, np.broadcast_to(weight_scale(weight, channel_axis(node), limit), weight.shape), len(x)
+        )
         chosen = rounded(rows, scale[:, :, :1], x, limit)
         lost = ((rows - chosen) @ x.mean(axis=2, keepdims=True)).reshape(-1)
         edit_weight = _from_rows(node, chosen, weight)
@@ -115,7 +117,9 @@ def rounded(weight: np.ndarray, scale: np.ndarray, x: np.ndarray, limit: int) ->
     step = max(1, BLOCK_BYTES // (16 * weight.shape[2] ** 2))
     for at in range(0, len(weight), step):
         part = slice(at, at + step)
-        out[part] = _rounded_block(weight[part].astype(np.float64), scale[part].astype(np.float64), x[part], limit)
+        out[part] = _rounded_block(
+            weight[part].astype(np.float64), scale[part].astype(np.float64), x[part], limit
+        )
     return out
 
 
@@ -146,7 +150,7 @@ def _rounded_block(weight: np.ndarray, scale: np.ndarray, x: np.ndarray, limit: 
 
 
 def read_by(node: ir.Node, weight: np.ndarray, x: np.ndarray, most: int) -> np.ndarray | None:
-    """What each group's weights are multiplied with, (groups, K, positions); ``None`` where that is not known.
+    """What each group's weights multiply, (groups, K, positions); ``None`` where that is not known.
 
     Args:
         most: positions wanted; of more, about so many are taken, evenly spread.
@@ -169,7 +173,13 @@ def read_by(node: ir.Node, weight: np.ndarray, x: np.ndarray, most: int) -> np.n
     # (N, C, places..., taps...) to (groups, C / groups * taps, N * places)
     places = tuple(range(2, 2 + dims))
     taps = tuple(range(2 + dims, 2 + 2 * dims))
-    seen = seen[(..., slice(None, None, max(1, len(x) * int(np.prod(seen.shape[2 : 2 + dims])) // most)), *[slice(None)] * dims)]
+    seen = seen[
+        (
+            ...,
+            slice(None, None, max(1, len(x) * int(np.prod(seen.shape[2 : 2 + dims])) // most)),
+            *[slice(None)] * dims,
+        )
+    ]
     ordered = seen.transpose(1, *taps, 0, *places)
     return np.asarray(ordered, np.float32).reshape(groups, weight[0].size, -1)
 
