@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rubicc.backends.coreml.swift.names import module_name, property_names
+from rubicc.backends.coreml.swift.names import property_names, type_name
 from rubicc.backends.coreml.swift.ports import calls, chunks, crf, ctc, flip_flop, signal
 from rubicc.backends.coreml.swift.ports.tokenizer import Tokenizer
 from rubicc.errors import RubiccError, Unsupported
@@ -30,9 +30,18 @@ _SIGNAL_PARAMS: dict[str, Mapping[str, float]] = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """A typed input or output of the wrapper. ``shape`` has -1 where any length will do."""
+    """A typed input or output of the wrapper.
+
+    Attributes:
+        name: in the network.
+        feature: in the Core ML package.
+        field: in Swift.
+        scalar: Swift's element type.
+        shape: -1 where any length will do.
+    """
 
     name: str
+    feature: str
     field: str
     scalar: str
     shape: tuple[int, ...]
@@ -63,10 +72,17 @@ class Reads:
 
 @dataclass(frozen=True)
 class Design:
-    """Everything the writer needs."""
+    """Everything the writer needs.
+
+    Attributes:
+        name: of the model file, without its ending.
+        module, type: Swift module and main type. Neither is called like the file: of that, Xcode makes a class
+            in the app, which would hide them.
+    """
 
     name: str
     module: str
+    type: str
     meta: ModelMeta | None
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -85,13 +101,18 @@ def design(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     assets: Mapping[str, bytes],
+    features: Mapping[str, str] | None = None,
 ) -> Design:
     """The package of the model file ``name`` with these inputs and outputs.
+
+    Args:
+        features: names that differ in the Core ML package, by the network's.
 
     Raises:
         Unsupported: ``RUB-COREML-505``.
     """
-    typed = _tensors(inputs)
+    renamed = features or {}
+    typed = _tensors(inputs, renamed)
     found: list[Decision] = []
     sequences: Sequences | None = None
     reads: Reads | None = None
@@ -107,10 +128,21 @@ def design(
             sequences = _sequences(meta, typed, assets)
         except _NotPossible as err:
             found.append(Decision("RUB-COREML-D50", "Swift", "no tokenizer in the Swift package", str(err)))
-    return Design(name, module_name(name), meta, typed, _tensors(outputs), sequences, reads, tuple(found))
+    stem = type_name(name)
+    return Design(
+        name,
+        f"{stem}Package",
+        f"{stem}Network",
+        meta,
+        typed,
+        _tensors(outputs, renamed),
+        sequences,
+        reads,
+        tuple(found),
+    )
 
 
-def _tensors(specs: Sequence[TensorSpec]) -> tuple[Tensor, ...]:
+def _tensors(specs: Sequence[TensorSpec], features: Mapping[str, str]) -> tuple[Tensor, ...]:
     fields = property_names([spec.name for spec in specs])
     for spec in specs:
         if spec.dtype not in SCALARS:
@@ -120,6 +152,7 @@ def _tensors(specs: Sequence[TensorSpec]) -> tuple[Tensor, ...]:
     return tuple(
         Tensor(
             spec.name,
+            features.get(spec.name, spec.name),
             field,
             SCALARS[spec.dtype],
             tuple(dim if isinstance(dim, int) else -1 for dim in spec.shape),

@@ -16,24 +16,13 @@ _KEYWORDS = frozenset(
     await false is nil self super throws true try actor async some
     """.split()  # noqa: SIM905
 )
-# Types that the package has or imports; a module of that name would hide them.
-_TYPES = frozenset(
-    """
-    ModelError DNA Tokenizer TokenizerFile Heap Signal Scaling Normalisation RawRead Histogram Plan Cut Chunks
-    Scores BasePath Call ReadDecoder Calls CTC CRF FlipFlop Facts Basecaller Bundle Data Foundation CoreML URL
-    Swift String Int Float Double Bool Array Set Dictionary Any Self Type Protocol Error Result XCTest Package
-    Input Output ModelTests TokenizerTests BasecallerTests Character Unicode Optional Never Void
-    """.split()  # noqa: SIM905
-)
 
 
-def module_name(name: str) -> str:
-    """``dna-bert`` as ``DnaBert``: a Swift module and type."""
+def type_name(name: str) -> str:
+    """``dna-bert`` as ``DnaBert``, the beginning of the names of the package's module and main type."""
     parts = re.findall(r"[A-Za-z0-9]+", name[:80])
     joined = "".join(part[0].upper() + part[1:] for part in parts) or "Model"
-    if joined[0].isdigit():
-        joined = "Model" + joined
-    return joined + "Model" if joined in _TYPES else joined
+    return "Model" + joined if joined[0].isdigit() else joined
 
 
 def property_names(names: list[str]) -> list[str]:

@@ -28,7 +28,7 @@ class Vectors:
 
     Attributes:
         inputs, outputs: arrays by tensor name, as the package's model takes and gives them.
-        snr_db: what a run of the model on a device must reach against ``outputs``.
+        snr_db: what a run on a device must reach against ``outputs``.
     """
 
     inputs: Mapping[str, np.ndarray]

@@ -1,4 +1,4 @@
-"""Writes ``Swift/``: sources copied or filled in, tests, vectors, README. Equal input gives equal bytes."""
+"""Writes the package: sources copied or filled in, tests, vectors, README. Equal input gives equal bytes."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def write(
     assets: Mapping[str, bytes],
     vectors: Vectors | None,
     target: str = "iOS17",
+    features: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
     """Write ``folder/Swift`` for the model file ``name.mlpackage`` beside it; names of the files, sorted.
 
@@ -63,11 +64,12 @@ def write(
         assets: files that came with the model; ``tokenizer.json`` is used.
         vectors: a verified run for the package's unit test of the model, or ``None``.
         target: deployment target, a key of ``tools.OPSETS``.
+        features: names that differ in the Core ML package, by the network's.
 
     Raises:
         Unsupported: ``RUB-COREML-505``.
     """
-    made = design(name, meta, inputs, outputs, assets)
+    made = design(name, meta, inputs, outputs, assets, features)
     content = _content(made, vectors, target)
     for path, body in content.items():
         place = folder / path
@@ -83,7 +85,7 @@ def _content(made: Design, vectors: Vectors | None, target: str) -> dict[str, by
         "Swift/Package.swift": _fill("Package.swift", values),
         "Swift/README.md": _fill("README.md", values),
         f"{sources}/Facts.swift": _fill("Facts.swift", values),
-        f"{sources}/{made.module}.swift": _fill("Model.swift", values),
+        f"{sources}/{made.type}.swift": _fill("Model.swift", values),
         f"{sources}/ModelError.swift": _copy("ModelError"),
         f"{tests}/LoadVectors.swift": _copy("LoadVectors"),
     }
@@ -132,6 +134,7 @@ def _values(made: Design, target: str) -> dict[str, str]:
         "ios": ios,
         "macos": macos,
         "Module": made.module,
+        "Type": made.type,
         "title": comment(made.name),
         "file": comment(made.name),
         "name": literal(made.name),
@@ -174,8 +177,8 @@ def _facts(made: Design) -> list[str]:
         f"public static let samplingRate = {number(reads.sampling_rate)}",
         f"static let normalisation = Normalisation.{_case(reads)}",
         "/// How reads are cut, in samples.",
-        "public static let plan = Plan(",
-        f"    length: {plan.length}, overlap: {plan.overlap}, stride: {plan.stride}, "
+        "public static let plan = "
+        f"Plan(length: {plan.length}, overlap: {plan.overlap}, stride: {plan.stride}, "
         f"fixed: {str(plan.fixed).lower()})",
         f"static let batch = {reads.batch}",
         "static let decoder = ReadDecoder(",
@@ -207,10 +210,10 @@ def _interface(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> dict[str,
         "input_parameters": ", ".join(f"{t.field}: MLShapedArray<{t.scalar}>" for t in inputs),
         "input_assignments": _lines((f"self.{t.field} = {t.field}" for t in inputs), 12),
         "input_checks": _lines(
-            (f"try check({literal(t.name)}, {t.field}.shape, {list(t.shape)})" for t in inputs), 8
+            (f"try check({literal(t.feature)}, {t.field}.shape, {list(t.shape)})" for t in inputs), 8
         ),
         "input_features": _lines(
-            (f"{literal(t.name)}: MLFeatureValue(shapedArray: {t.field})," for t in inputs), 16
+            (f"{literal(t.feature)}: MLFeatureValue(shapedArray: {t.field})," for t in inputs), 16
         ),
         "output_fields": _lines(
             (
@@ -223,7 +226,7 @@ def _interface(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> dict[str,
         "output_assignments": _lines(
             (
                 f"{t.field} = MLShapedArray<{_given(t)}>("
-                f"converting: try Self.array(features, {literal(t.name)}))"
+                f"converting: try Self.array(features, {literal(t.feature)}))"
                 for t in outputs
             ),
             8,
@@ -283,7 +286,7 @@ def _use(made: Design) -> str:
     if made.sequences is not None:
         first = made.outputs[0].field
         return (
-            f"4. `let tokenizer = try {made.module}.tokenizer()` once, then\n"
+            f"4. `let tokenizer = try {made.type}.tokenizer()` once, then\n"
             f"   `let windows = try await model.predict(sequence: dna, tokenizer: tokenizer)`.\n"
             f"   `windows[0].{first}` is the first window's; `DNA.reverseComplement` gives the other strand."
         )
