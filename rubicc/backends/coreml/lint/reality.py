@@ -1,0 +1,174 @@
+"""Rules beside reality: a dump of the ``ane_audit`` script merged into ``ane.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rubicc.backends.coreml.lint import ane_audit
+from rubicc.errors import ModelRefused
+from rubicc.text import first_line
+
+SCRIPT = "ane_audit.py"
+LARGEST_DUMP = 256 << 20
+_SHARED = 0.5  # of the operations must have the same name
+_ROW = {"path": str, "name": str, "type": str, "supported": list}
+PLACES = ("preferred", "supported", "elsewhere", "no data")
+
+
+def write_audit_script(folder: Path) -> str:
+    """Put the stand-alone script into ``folder``; its file name."""
+    (folder / SCRIPT).write_text(Path(ane_audit.__file__).read_text("utf-8"), encoding="utf-8")
+    return SCRIPT
+
+
+def read_dump(path: Path) -> dict[str, Any]:
+    """A dump from disk, checked.
+
+    Raises:
+        ModelRefused: ``RUB-COREML-401``.
+    """
+    try:
+        if path.stat().st_size > LARGEST_DUMP:
+            raise _malformed(path.name, f"larger than {LARGEST_DUMP >> 20} MiB")
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as err:
+        raise _malformed(path.name, first_line(err)) from err
+    return check_dump(found, path.name)
+
+
+def check_dump(found: Any, where: str = "") -> dict[str, Any]:
+    """A dump that has the form ``ane_audit`` writes.
+
+    Raises:
+        ModelRefused: ``RUB-COREML-401``.
+    """
+    if not isinstance(found, dict) or found.get("format") != ane_audit.FORMAT:
+        raise _malformed(where, f"no format {ane_audit.FORMAT!r}")
+    if found.get("schema_version") != ane_audit.SCHEMA_VERSION:
+        raise _malformed(where, f"schema_version {found.get('schema_version')!r}")
+    functions = found.get("functions")
+    if not isinstance(functions, dict) or not all(isinstance(rows, list) for rows in functions.values()):
+        raise _malformed(where, "no functions")
+    for name, rows in functions.items():
+        for index, row in enumerate(rows):
+            wrong = [
+                key
+                for key, kind in _ROW.items()
+                if not isinstance(row, dict) or not isinstance(row.get(key), kind)
+            ]
+            if wrong:
+                raise _malformed(where, f"row {index} of function {name!r} lacks {', '.join(wrong)}")
+    return found
+
+
+def merge(ane: Mapping[str, Any], dump: Mapping[str, Any]) -> dict[str, Any]:
+    """``ane.json`` with a key ``audit``: how the rules agree with what Core ML planned.
+
+    Operations are matched by path and name of their first result, which Core ML keeps.
+
+    Args:
+        ane: the content of ``ane.json``.
+        dump: a checked dump.
+
+    Returns:
+        A copy of ``ane`` with ``audit``: units, system, ``agreement`` (status of the rules -> where Core ML
+        places them -> count), ``contradictions``, ``not_preferred``, ``resolved`` (unknown ones),
+        ``unmatched``, and shares of the planned cost and of the operations on the engine.
+
+    Raises:
+        ModelRefused: ``RUB-COREML-402``, the dump describes another package.
+    """
+    rows = {
+        (row["path"], row["name"]): row for rows in dump["functions"].values() for row in rows if row["name"]
+    }
+    ops = [op for op in ane["ops"] if op["status"] != "weight"]
+    known = {(op["path"], op["name"]) for op in ops}
+    shared = known & set(rows)
+    if len(shared) < _SHARED * max(len(known), sum(row["preferred"] is not None for row in rows.values()), 1):
+        raise ModelRefused(
+            "RUB-COREML-402",
+            f"{len(shared)} of {len(known)} operations of {ane['package']} are in the dump of "
+            f"{dump['package']}",
+            hint="run ane_audit on the package beside this ane.json",
+        )
+    agreement = {status: dict.fromkeys(PLACES, 0) for status in ("eligible", "not", "unknown")}
+    listed: dict[str, list[dict[str, Any]]] = {"contradictions": [], "not_preferred": [], "resolved": []}
+    for op in ops:
+        row = rows.get((op["path"], op["name"]))
+        place = _place(row)
+        agreement[op["status"]][place] += 1
+        kind = _kind(op["status"], place)
+        if kind is not None and row is not None:
+            listed[kind].append(
+                {
+                    "name": op["name"],
+                    "type": op["type"],
+                    "rules": op["status"],
+                    "rule": op["rules"][0]["rule"] if op["rules"] else "",
+                    "preferred": row["preferred"],
+                    "supported": row["supported"],
+                    "cost": row["cost"],
+                }
+            )
+    placed = [row for row in rows.values() if row["preferred"] is not None]
+    cost = sum(row["cost"] or 0.0 for row in placed)
+    on_engine = [row for row in placed if row["preferred"] == "ANE"]
+    audit = {
+        "units": dump["units"],
+        "system": dict(dump["system"]),
+        "agreement": agreement,
+        **listed,
+        "unmatched": len(known) - len(shared),
+        "engine_share_of_operations": round(len(on_engine) / len(placed), 6) if placed else None,
+        "engine_share_of_cost": round(sum(r["cost"] or 0.0 for r in on_engine) / cost, 6) if cost else None,
+    }
+    return {**ane, "audit": audit}
+
+
+def lines(merged: Mapping[str, Any]) -> list[str]:
+    """The comparison as text."""
+    audit = merged["audit"]
+    told = [
+        f"compute plan for units {audit['units']} on macOS {audit['system'].get('macos', '?')}:",
+        "  " + " ".join(f"{word:>10}" for word in ("rules", *PLACES)),
+    ]
+    for status, row in audit["agreement"].items():
+        told.append("  " + " ".join(f"{word:>10}" for word in (status, *(row[place] for place in PLACES))))
+    for kind, words in _WORDS.items():
+        for op in audit[kind]:
+            devices = ", ".join(op["supported"])
+            told.append(
+                f"  {words}: {op['type']} {op['name']} is {op['rules']} [{op['rule']}], "
+                f"prefers {op['preferred']}, supports {devices}"
+            )
+    return told
+
+
+_WORDS = {"contradictions": "contradiction", "not_preferred": "not preferred", "resolved": "resolved"}
+
+
+def _place(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["preferred"] is None:
+        return "no data"
+    if row["preferred"] == "ANE":
+        return "preferred"
+    return "supported" if "ANE" in row["supported"] else "elsewhere"
+
+
+def _kind(status: str, place: str) -> str | None:
+    if place == "no data":
+        return None
+    if status == "unknown":
+        return "resolved"
+    if (status == "not") == (place == "elsewhere"):
+        return "not_preferred" if place == "supported" else None
+    return "contradictions"
+
+
+def _malformed(where: str, what: str) -> ModelRefused:
+    return ModelRefused(
+        "RUB-COREML-401", f"no dump of ane_audit: {what}", where=where, hint="run ane_audit.py on a Mac"
+    )
