@@ -122,4 +122,47 @@ CODES: dict[str, tuple[str, str]] = {
         "there; a model that came quantised keeps its own, and ONNX Runtime computes a slightly different "
         "network. Export the model with int32 biases of that scale, or use --runtime openvino or native.",
     ),
+    "RUB-PASS-D20": (
+        "Attention left in one product",
+        "An attention was not written head by head for the Neural Engine, because it is not understood: "
+        "rotary positions, products of relative positions, probabilities that are read elsewhere, heads that "
+        "interleave. It computes what it did, in more reshapes and transposes, and may run on the CPU or the "
+        "GPU. Export the model with separate projections and an additive mask if the speed matters.",
+    ),
+    "RUB-PASS-D21": (
+        "Attention without a mask",
+        "The network attends to every token and its tokens have a padding id, so its outputs change with the "
+        "amount of padding behind a sequence. Export the model with an attention mask as input, or run it on "
+        "sequences that fill the input.",
+    ),
+    "RUB-PASS-D22": (
+        "Masked scores raised",
+        "A mask adds a number that float16 cannot hold (often the lowest float32), which would become "
+        "infinite and make sums undefined. It was raised to the value of passes.ane.mask.masked: the softmax "
+        "gives the same zero, unless a query may attend to nothing at all. Change passes.ane.mask.masked to "
+        "have another value.",
+    ),
+    "RUB-PASS-D23": (
+        "Mask kept inside",
+        "The attention mask was asked for as an input made outside, and stays computed inside the network: "
+        "no rule by padding was found for it, or layers have different masks. Export the model with an "
+        "additive mask as input.",
+    ),
+    "RUB-PASS-D30": (
+        "Wide kernel left",
+        "A convolution has a kernel wider than the Neural Engine takes, and it could not be written as narrow "
+        "ones: its weights have no known shape, or its padding depends on a length that is not known. It will "
+        "run on the CPU or the GPU. Export the model with explicit padding, or fix the input length.",
+    ),
+    "RUB-PASS-D31": (
+        "Sequence left whole",
+        "A value has more positions than the Neural Engine takes, and what computes it needs all of them "
+        "(recurrent layers, attention), or its kernels reach too far to be cut. It will run on the CPU or the "
+        "GPU. Compile for a shorter input and call the model on overlapping chunks.",
+    ),
+    "RUB-PASS-D32": (
+        "Lengths padded",
+        "Because passes.ane.align.multiple asked for it, lengths were padded to a multiple and results cut "
+        "again. The numbers stay the same; the message says how many positions are computed for nothing.",
+    ),
 }

@@ -93,7 +93,7 @@ def run_pass(one: Pass, graph: Graph, *, check: bool = False) -> PassRecord:
         rounds += 1
     seconds = time.perf_counter() - start
     if check and changed:
-        _verify(graph, one.id, before)
+        _verify(graph, one.id, interface(graph) if one.changes_interface() else before)
     return PassRecord(
         id=one.id,
         options={f.name: getattr(one.options, f.name) for f in fields(one.options)},

@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP = "rubicc.passes"
 
 _TABLE: dict[str, str] = {
+    "ane.attention": "rubicc.passes.ane.attention",
+    "ane.gelu": "rubicc.passes.ane.gelu",
+    "ane.layer-norm": "rubicc.passes.ane.layer_norm",
+    "ane.layout": "rubicc.passes.ane.layout",
+    "ane.linear-to-conv": "rubicc.passes.ane.linear_to_conv",
+    "ane.mask": "rubicc.passes.ane.mask",
+    "ane.align": "rubicc.passes.ane.align",
+    "ane.chunk": "rubicc.passes.ane.chunk",
+    "ane.conv1d-to-conv2d": "rubicc.passes.ane.conv1d_to_conv2d",
+    "ane.remove-transposes": "rubicc.passes.ane.remove_transposes",
+    "ane.wide-kernels": "rubicc.passes.ane.wide_kernels",
     "cleanup.batchnorm-to-affine": "rubicc.passes.cleanup.batchnorm_to_affine",
     "cleanup.deduplicate": "rubicc.passes.cleanup.deduplicate",
     "cleanup.drop-zero-states": "rubicc.passes.cleanup.drop_zero_states",
@@ -42,7 +53,10 @@ _TABLE: dict[str, str] = {
     "quantize.bias-grid": "rubicc.passes.quantize.bias_grid",
     "quantize.equalise": "rubicc.passes.quantize.equalise",
     "quantize.insert": "rubicc.passes.quantize.insert",
+    "quantize.palettize": "rubicc.passes.quantize.palettize",
+    "quantize.sparsify": "rubicc.passes.quantize.sparsify",
     "quantize.to-qdq": "rubicc.passes.quantize.to_qdq",
+    "quantize.weights": "rubicc.passes.quantize.weights",
 }
 
 
@@ -99,6 +113,10 @@ class Pass:
     def run(self, graph: Graph) -> bool:
         """Rewrite ``graph`` in place; returns whether anything changed."""
         raise AssertionError(f"{type(self).__name__} does not override Pass.run")
+
+    def changes_interface(self) -> bool:
+        """Whether the options ask for other inputs or outputs; no pass may change them otherwise."""
+        return False
 
     def note(self, where: str, what: str) -> None:
         """Record once that something at ``where`` was left alone."""
