@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rubicc import plugins
+from rubicc.driver.inputs import one_item
 from rubicc.driver.planning import pipeline_of
 from rubicc.evidence.environment import cpu, library_versions, machine
 from rubicc.evidence.manifest import Manifest, PassEntry
@@ -134,17 +135,13 @@ def _totals(build: Build, costs: Costs, folder: Path) -> dict[str, Any]:
     if home.is_dir():
         size = sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
         totals["emitted files"] = f"{size:,} bytes"
-    return totals
+    return totals | build.evidence.get("emit", {}).get("totals", {})
 
 
 def _feeds(build: Build) -> Feeds:
     if build.proof is not None:
         return build.proof.inputs
     return build.lowered.feeds[0]
-
-
-def _one(feeds: Feeds) -> Feeds:
-    return {name: array[:1] for name, array in feeds.items()}
 
 
 def _costs(build: Build, graph: Graph) -> Costs:
@@ -177,7 +174,7 @@ def _layers(
         missing.append(NotMeasured("error and time by layer", "nothing was emitted"))
     else:
         home = folder / build.backend.folder
-        profile = build.backend.profile_layers(home, _one(build.proof.inputs), build.fp32)
+        profile = build.backend.profile_layers(home, one_item(build.proof.inputs, build.graph), build.fp32)
         gaps, times = profile.gaps, profile.milliseconds
         missing += profile.not_measured
     # Targets expand quantisers, so bit widths come from the lowered graph, by module path and operator.

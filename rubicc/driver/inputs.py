@@ -14,6 +14,7 @@ from rubicc.driver.vectors import load_arrays
 from rubicc.errors import UsageError
 from rubicc.evidence.npy import UNREADABLE
 from rubicc.frontend.feeds import Feeds
+from rubicc.ir.graph import Graph
 from rubicc.spec import ModelMeta, TensorSpec
 
 BATCH = 2
@@ -160,6 +161,12 @@ def signal_shape(meta: ModelMeta, specs: Sequence[TensorSpec], rows: int) -> tup
     shape = specs[0].shape
     chunk = min(meta.chunk or SIMULATED_CHUNK, SIMULATED_CHUNK)
     return fixed_or(shape[0], rows), fixed_or(shape[-1], chunk)
+
+
+def one_item(feeds: Feeds, graph: Graph) -> Feeds:
+    """The first batch item; the whole batch of inputs that are fixed to it."""
+    fixed = {str(v.name) for v in graph.inputs if v.shape is not None and isinstance(v.shape[0], int)}
+    return {name: array if name in fixed else array[:1] for name, array in feeds.items()}
 
 
 def fixed_or(dim: int | str, value: int) -> int:

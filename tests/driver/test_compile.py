@@ -214,3 +214,14 @@ def test_identity_limits_need_a_basecaller(tmp_path: Path) -> None:
         api.compile(net, out=tmp_path / "o", target="cpu", runtime="onnxruntime", inputs=["x=Nx1xT:f32"],
                     max_gap=["identity=1"])  # fmt: skip
     assert caught.value.code == "RUB-DRV-011"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_fixed_input_is_proven_and_calibrated_at_its_own_shape(
+    demo_model: Path, tmp_path: Path, precision: str
+) -> None:
+    made = compiled(demo_model, tmp_path / "o", inputs=["x=3x1x2000:f32"], precision=precision, tune=0.0)
+    assert made.path is not None
+    with np.load(made.path / "verify" / "inputs.npz") as stored:
+        assert stored["x"].shape == (3, 1, 2000)
+        assert len({row.tobytes() for row in stored["x"]}) == 3
