@@ -150,15 +150,15 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-PASS-D30": (
         "Wide kernel left",
-        "A convolution has a kernel wider than the Neural Engine takes, and it could not be written as narrow "
-        "ones: its weights have no known shape, or its padding depends on a length that is not known. It will "
-        "run on the CPU or the GPU. Export the model with explicit padding, or fix the input length.",
+        "A convolution has a kernel wider than the Neural Engine takes, and it could not be written as "
+        "narrow ones: its weights have no known shape, or its padding depends on a length that is not known. "
+        "It will run on the CPU or the GPU. Export the model with explicit padding, or fix the input length.",
     ),
     "RUB-PASS-D31": (
         "Sequence left whole",
         "A value has more positions than the Neural Engine takes, and what computes it needs all of them "
-        "(recurrent layers, attention), or its kernels reach too far to be cut. It will run on the CPU or the "
-        "GPU. Compile for a shorter input and call the model on overlapping chunks.",
+        "(recurrent layers, attention), or its kernels reach too far to be cut. It will run on the CPU or "
+        "the GPU. Compile for a shorter input and call the model on overlapping chunks.",
     ),
     "RUB-PASS-D32": (
         "Lengths padded",

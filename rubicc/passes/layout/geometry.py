@@ -16,7 +16,22 @@ def is_conv1d(node: ir.Node) -> bool:
 
 
 def geometry(node: ir.Node) -> Geometry:
-    """Geometry of a 1-D Conv.
+    """Geometry of a Conv over (N, C, T) or (N, C, 1, T).
+
+    Raises:
+        Stays: as :func:`last_axis`, or the kernel has more than one row, or other axes are padded.
+    """
+    found = last_axis(node)
+    dims = dims_of(node.inputs[1]) if node.inputs[1] is not None else None
+    if any(dim != 1 for dim in (dims or ())[2:-1]):
+        raise Stays("its kernel has more than one row")
+    if any(other_pads(node)):
+        raise Stays("it pads other axes than time")
+    return found
+
+
+def last_axis(node: ir.Node) -> Geometry:
+    """Geometry of a Conv along its last axis, whatever it does along others.
 
     Raises:
         Stays: the weight has no known shape, or the padding depends on the length.
@@ -24,21 +39,30 @@ def geometry(node: ir.Node) -> Geometry:
     weight = node.inputs[1]
     dims = dims_of(weight) if weight is not None else None
     sizes = [dim for dim in dims or () if isinstance(dim, int)]
-    if len(sizes) != 3:
+    if len(sizes) < 3 or len(sizes) != len(dims or ()):
         raise Stays("its weights have no static shape")
-    outputs, inputs, taps = sizes
+    outputs, inputs, taps = sizes[0], sizes[1], sizes[-1]
     groups = node.attributes.get_int("group", 1)
-    stride = (node.attributes.get_ints("strides", None) or [1])[0]
-    dilation = (node.attributes.get_ints("dilations", None) or [1])[0]
+    stride = (node.attributes.get_ints("strides", None) or [1])[-1]
+    dilation = (node.attributes.get_ints("dilations", None) or [1])[-1]
     before, after = _pads(node, stride, dilation * (taps - 1))
     return Geometry(groups, inputs, outputs // groups, taps, stride, dilation, before, after)
+
+
+def other_pads(node: ir.Node) -> list[int]:
+    """``pads`` along all spatial axes but the last: begins, then ends."""
+    pads = list(node.attributes.get_ints("pads") or ())
+    axes = len(pads) // 2
+    return [*pads[: axes - 1], *pads[axes:-1]] if axes > 1 else []
 
 
 def _pads(node: ir.Node, stride: int, reach: int) -> tuple[int, int]:
     mode = node.attributes.get_string("auto_pad", "NOTSET")
     if mode == "NOTSET":
-        before, after = node.attributes.get_ints("pads", None) or [0, 0]
-        if before < 0 or after < 0:
+        pads = node.attributes.get_ints("pads", None) or [0, 0]
+        axes = len(pads) // 2
+        before, after = pads[axes - 1], pads[-1]
+        if min(pads) < 0:
             raise Stays("its padding is negative")
         return before, after
     if mode == "VALID":

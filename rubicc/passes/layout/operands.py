@@ -106,10 +106,10 @@ def rebuilt(edit: Editor, old: Operand, conv: ir.Node, main: Rearrange, channels
         repeated = np.ascontiguousarray(channels(settings, 0.0))
         title = value.name if value is not None and value.name else stem
         inputs.append(edit.initializer(f"{title}_phases", repeated, conv.graph))
-    return _like(edit, old.node, inputs, ir.Shape(array.shape), conv)
+    return quantised_alike(edit, old.node, inputs, ir.Shape(array.shape), conv)
 
 
-def _like(
+def quantised_alike(
     edit: Editor, old: ir.Node, inputs: list[ir.Value | None], shape: ir.Shape, before: ir.Node
 ) -> ir.Value:
     """A node of the same kind as ``old`` on other inputs, standing before ``before``."""
