@@ -76,8 +76,8 @@ class Design:
 
     Attributes:
         name: of the model file, without its ending.
-        module, type: Swift module and main type. Neither is called like the file: of that, Xcode makes a class
-            in the app, which would hide them.
+        module, type: Swift module and main type. Neither is called like the file: Xcode makes a class of that
+            name in the app, which would hide them.
     """
 
     name: str
