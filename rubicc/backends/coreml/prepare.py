@@ -69,13 +69,14 @@ def _operators(graph: Graph, device: str) -> list[Finding]:
 def _compressed(
     graph: Graph, precision: str, device: str, options: Mapping[str, Mapping[str, Any]]
 ) -> tuple[Graph, list[Decision]]:
-    from rubicc.backends.coreml.compress.precisions import STEPS
+    from rubicc.backends.coreml.compress import precisions
 
-    steps = STEPS(precision, device)
+    steps = precisions.STEPS(precision, device)
     own = {step.id: options[step.id] for step in steps if step.id in options}
     made = graph.clone()
     records = run_pipeline(made, steps, overrides=own)
-    return made, [decision for record in records for decision in record.decisions]
+    made_by_passes = [decision for record in records for decision in record.decisions]
+    return made, [*precisions.decisions(precision, device), *made_by_passes]
 
 
 def _quantised(graph: Graph, feeds: Sequence[Arrays]) -> tuple[Graph, list[Decision], dict[str, Any]]:

@@ -1,0 +1,181 @@
+"""Rounds weights to integers with a scale; activations stay in float."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from rubicc.ir.graph import QONNX_DOMAIN, Graph, source_of
+from rubicc.passes.quantize.sites import LEAST, SPARSE_KEY, Site, divisor, grouped, sites
+from rubicc.passes.registry import Pass, register
+from rubicc.passes.rewrite import Editor
+
+BITS = (2, 3, 4, 5, 6, 7, 8)
+# Shares of the largest magnitude that may be the end of the grid. At 8 bits clipping gains nothing.
+SHRINKS = tuple(float(share) for share in np.linspace(1.0, 0.4, 16))
+SLAB = 1 << 22  # elements looked at together
+SMALLEST_HALF, LARGEST_HALF = 2.0**-24, 65504.0
+
+
+@dataclass(frozen=True)
+class WeightOptions:
+    """Format of the integers.
+
+    Attributes:
+        bits: 2 to 8, signed and narrow: 4 = -7 to 7.
+        granularity: one scale per ``tensor``, per output ``channel``, or per ``block`` of weights that are
+            summed together.
+        block: weights in a block; where it does not divide the axis, the largest divisor below it.
+        fit: end of the grid: the largest magnitude (``absmax``) or the share of it that leaves the least
+            squared error (``mse``; below 8 bits).
+        least: elements that a weight must have.
+        recurrent: also the weights of GRU and LSTM.
+        skip: names of nodes whose weights stay in float.
+    """
+
+    bits: int = 8
+    granularity: Literal["tensor", "channel", "block"] = "channel"
+    block: int = 32
+    fit: Literal["mse", "absmax"] = "mse"
+    least: int = LEAST
+    recurrent: bool = True
+    skip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.bits not in BITS:
+            raise ValueError(f"bits is {self.bits}: one of {', '.join(map(str, BITS))}")
+        if self.block < 2:
+            raise ValueError(f"block is {self.block}: at least 2")
+
+
+@register
+class QuantiseWeights(Pass):
+    """Weights of products, look-ups and recurrent layers become integers with a scale; no data is needed.
+
+    Scales are numbers that fp16 holds, so a package in fp16 stores them as they are.
+
+    ::
+
+        before   Conv(x, W)
+        after    Conv(x, Quant(W, scale (O,1,1)))                            tensor, channel
+                 Conv(x, Reshape(Quant(W (O,I/b,b,k), scale (O,I/b,1,1))))   block of b
+    """
+
+    id = "quantize.weights"
+    exact = False
+    tolerance = 1.0
+    ensures = frozenset({"weights-quantised"})
+    Options = WeightOptions
+    options: WeightOptions
+
+    def run(self, graph: Graph) -> bool:
+        """See :class:`Pass`."""
+        edit, opts = Editor(graph, self.id), self.options
+        found = sites(graph, least=opts.least, recurrent=opts.recurrent, skip=opts.skip)
+        for site in found:
+            length = self._block(site)
+            site.replace(self._whole(edit, site) if length is None else self._in_blocks(edit, site, length))
+        if found:
+            graph.model.opset_imports.setdefault(QONNX_DOMAIN, 1)
+        return bool(found)
+
+    def _block(self, site: Site) -> int | None:
+        """Length of a block of this weight; ``None`` for other granularities and where none fits."""
+        if self.options.granularity != "block":
+            return None
+        size = site.array.shape[site.into]
+        length = divisor(size, self.options.block)
+        if length == 1:
+            self.note(source_of(site.node), f"one scale per channel: {size} summed weights have no blocks")
+            return None
+        return length
+
+    def _whole(self, edit: Editor, site: Site) -> ir.Value:
+        """One scale per tensor or channel."""
+        kept = () if self.options.granularity == "tensor" else (site.out,)
+        axes = tuple(axis for axis in range(site.array.ndim) if axis not in kept)
+        return self._quantiser(edit, site, site.value, self._scale(site.array, axes))
+
+    def _in_blocks(self, edit: Editor, site: Site, length: int) -> ir.Value:
+        """One scale per block: groups and blocks are two axes of the stored weight."""
+        view = grouped(site.array, site.into, length)
+        kept = (site.into, site.out + (site.out > site.into))
+        axes = tuple(axis for axis in range(view.ndim) if axis not in kept)
+        stored = edit.initializer(f"{site.name}_blocks", view, site.first.graph)
+        if SPARSE_KEY in site.value.metadata_props:
+            stored.metadata_props[SPARSE_KEY] = site.value.metadata_props[SPARSE_KEY]
+        made = self._quantiser(edit, site, stored, self._scale(view, axes))
+        shape = edit.initializer(
+            f"{site.name}_shape", np.asarray(site.array.shape, np.int64), site.first.graph
+        )
+        whole = ir.Shape(site.array.shape)
+        return edit.node(
+            "Reshape", [made, shape], like=site.first, shape=whole, dtype=ir.DataType.FLOAT
+        ).outputs[0]
+
+    def _scale(self, weight: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+        return best_scale(weight, axes, self.options.bits, fit=self.options.fit)
+
+    def _quantiser(self, edit: Editor, site: Site, value: ir.Value, scale: np.ndarray) -> ir.Value:
+        like = site.first
+        stem = edit.fresh_node(f"{site.name}/Quant")
+        numbers = {"scale": scale, "zero": np.float32(0), "bits": np.float32(self.options.bits)}
+        inputs = [
+            edit.initializer(f"{stem}_{what}", np.asarray(n), like.graph) for what, n in numbers.items()
+        ]
+        attributes: dict[str, int | str] = {"signed": 1, "narrow": 1, "rounding_mode": "ROUND"}
+        node = ir.node("Quant", [value, *inputs], attributes, domain=QONNX_DOMAIN, num_outputs=1, name=stem)
+        out = node.outputs[0]
+        out.name = edit.fresh(f"{stem}_out")
+        out.shape = value.shape.copy() if value.shape is not None else None
+        out.type = ir.TensorType(ir.DataType.FLOAT)
+        edit.stamp(node, site.node)
+        if like.graph is None:
+            raise ValueError(f"{source_of(like)} is in no graph")
+        like.graph.insert_before(like, node)
+        return out
+
+
+def best_scale(weight: np.ndarray, axes: tuple[int, ...], bits: int, *, fit: str = "mse") -> np.ndarray:
+    """One scale for all weights along ``axes``: float32 that fp16 holds, ``axes`` kept with length 1.
+
+    A scale is rounded up to fp16, so the largest weight stays inside the grid under ``absmax``. Where all
+    weights are 0 it is 1 / limit.
+    """
+    limit = 2 ** (bits - 1) - 1
+    peak = np.abs(weight).max(axis=axes, keepdims=True, initial=0.0)
+    best = half_above(np.where(peak > 0, peak, 1.0) / limit)
+    if fit == "absmax" or bits >= 8:
+        return best
+    whole, least = best, _errors(weight, best, axes, limit)
+    for share in SHRINKS[1:]:
+        scale = half_above(whole * np.float32(share))
+        error = _errors(weight, scale, axes, limit)
+        best = np.where(error < least, scale, best)
+        least = np.minimum(error, least)
+    return best
+
+
+def half_above(scale: np.ndarray) -> np.ndarray:
+    """The smallest fp16 number not below each ``scale``, as float32; what is too large for fp16 stays."""
+    scale = np.asarray(scale, np.float32)
+    inside = np.clip(scale, SMALLEST_HALF, LARGEST_HALF).astype(np.float32)
+    half = inside.astype(np.float16)
+    up = np.where(half.astype(np.float32) < inside, np.nextafter(half, np.float16(np.inf)), half)
+    return np.where(scale <= LARGEST_HALF, up.astype(np.float32), scale)
+
+
+def _errors(weight: np.ndarray, scale: np.ndarray, axes: tuple[int, ...], limit: int) -> np.ndarray:
+    """Squared error that rounding leaves, summed over ``axes``, in slabs along the first axis."""
+    rows = max(1, SLAB // max(1, weight[0].size))
+    parts = []
+    for at in range(0, len(weight), rows):
+        part = weight[at : at + rows]
+        step = scale if scale.shape[0] == 1 else scale[at : at + rows]
+        grid = np.rint(part / step)
+        np.clip(grid, -limit, limit, out=grid)
+        parts.append(np.square(grid * step - part).sum(axis=axes, keepdims=True, dtype=np.float64))
+    return np.sum(parts, axis=0) if 0 in axes else np.concatenate(parts)
