@@ -195,8 +195,7 @@ def resolve_shapes(specs: Sequence[TensorSpec], meta: ModelMeta | None, text: st
     (row,) = rows
     if all(low == high for low, high in row.values()):
         return _shapes("fixed", specs, [{s: low for s, (low, _) in row.items()}])
-    usual = _usual(specs, meta, "fixed", {s: high for s, (_, high) in row.items()})[0]
-    default = {s: min(max(usual[s], low), high) for s, (low, high) in row.items()}
+    default = {s: min(max(_usual_size(specs, meta, s, high), low), high) for s, (low, high) in row.items()}
     ends = [{s: ends[i] for s, ends in row.items()} for i in (0, 1)]
     return _shapes("range", specs, [default, *ends])
 
@@ -257,6 +256,14 @@ def _usual(
             for row, size in zip(rows, sizes, strict=True):
                 row[dim] = size
     return rows[:1] if kind == "fixed" else rows
+
+
+def _usual_size(specs: Sequence[TensorSpec], meta: ModelMeta | None, symbol: str, other: int) -> int:
+    """The usual number for a symbol; ``other`` where nothing says one."""
+    try:
+        return _usual([spec for spec in specs if symbol in spec.shape], meta, "fixed")[0][symbol]
+    except UsageError:
+        return other
 
 
 def _lengths(spec: TensorSpec, symbol: str, meta: ModelMeta | None, kind: Kind) -> list[int]:

@@ -201,7 +201,7 @@ class Facts:
         operators: name to count, as the target calls them.
         opset: version of the target's operators.
         weight_bytes: as stored.
-        activation_bytes: of the largest set of values that are alive at once, at the default shape.
+        activation_bytes: of the largest set of values that are alive at once; ``None`` for free shapes.
     """
 
     meta: ModelMeta | None
@@ -210,7 +210,7 @@ class Facts:
     operators: Mapping[str, int]
     opset: int
     weight_bytes: int
-    activation_bytes: int
+    activation_bytes: int | None
 
 
 @runtime_checkable
@@ -267,7 +267,7 @@ class Backend(Protocol):
         calibrated: precisions that need calibration data; absent = int8, mixed and auto.
         exact_precisions: those whose graph must compute the source in float64; absent = fp32.
         wants: names of further options of ``prepare`` and ``plan``: ``shapes``, ``assets``, ``name``,
-            ``example`` and ``seed``.
+            ``example`` and ``strict``.
         twins(graph, plan): a context manager with :class:`Twin` comparisons for the proof.
         judge(folder): name and :data:`Run` of a second opinion on new data, where ``readback`` is ``None``.
         facts(folder): :class:`Facts` for ``inspect``, where ``readback`` is ``None``.

@@ -40,7 +40,7 @@ def _lines(found: Any) -> list[str]:
         "weights": f"{si(found.weight_bytes)}B",
         "MACs": f"{si(found.macs)} at {at}" if at else si(found.macs),
         "BOPs": si(found.bops),
-        "activations": f"{si(found.activation_bytes)}B",
+        "activations": None if found.activation_bytes is None else f"{si(found.activation_bytes)}B",
         "bits": ", ".join(f"{bits}: {macs / found.macs:.1%}" for bits, macs in found.bits.items()) or None,
         "receptive field": field or None,
         "stride": found.stride,

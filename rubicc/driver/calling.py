@@ -65,7 +65,7 @@ def basecall_reads(
             # One stream per thread: recurrent networks gain little from several threads on one batch.
             # Sessions of other targets may know no streams.
             streams = getattr(session, "streams", 1)
-            chosen = {"network_threads": streams, "batch": max(1, EngineSettings.batch // streams)}
+            chosen: dict[str, Any] = {"network_threads": streams, "batch": max(1, EngineSettings.batch // streams)}
             chosen |= _windows(session) | dict(options)
             return engine.basecall(
                 infer,
@@ -127,7 +127,7 @@ def _on_cluster(
         _, meta = network(artefact, session)
         streams, fixed = getattr(session, "streams", 1), _windows(session)
     model_id = artefact.manifest.content_sha256
-    chosen = {"network_threads": streams, "batch": max(1, EngineSettings.batch // streams)}
+    chosen: dict[str, Any] = {"network_threads": streams, "batch": max(1, EngineSettings.batch // streams)}
     chosen |= fixed | dict(options)
     work = Work(str(artefact.folder.absolute()), model_id, opening, chosen)
     return call_sharded(

@@ -14,7 +14,7 @@ from rubicc.driver import stages
 from rubicc.driver.artefact import Artefact
 from rubicc.driver.bounded import bound, bounded_inputs
 from rubicc.driver.calibration import quantising
-from rubicc.driver.inputs import ProofInputs, proof_inputs
+from rubicc.driver.inputs import ProofInputs, one_item, proof_inputs
 from rubicc.driver.planning import given_options, pipeline_of, planned
 from rubicc.driver.proof import (
     EXACT_MAX_PARAMETERS,
@@ -265,8 +265,9 @@ def _emit(build: Build, folder: Path) -> None:
     with _timed("emit") as emit_time:
         home = folder / build.backend.folder
         home.mkdir()
-        build.backend.emit(build.graph, build.plan, home)
+        emitted = build.backend.emit(build.graph, build.plan, home)
     build.seconds |= plan_time | emit_time
+    build.evidence["emit"] = dict(emitted.evidence)
     _no_decisions_if_strict(build)
 
 
@@ -329,7 +330,7 @@ def _latency_budget(build: Build, sessions: dict[str, Any]) -> None:
         what = f"the latency of target {build.target} cannot be measured on this machine"
         raise ToolMissing("RUB-DRV-017", what, hint="leave --budget latency out, and measure on the device")
     session = sessions[name]
-    one = {name: array[:1] for name, array in build.proof.inputs.items()}
+    one = one_item(build.proof.inputs, build.graph)
     timing = interleave({"": lambda: session.run(one)}, 0.0, min_rounds=LATENCY_RUNS)[""]
     low, high = timing.best, timing.seconds[-1]
     build.measured["latency"] = {

@@ -39,7 +39,7 @@ class Inspection:
     macs: int
     bops: int
     weight_bytes: int
-    activation_bytes: int
+    activation_bytes: int | None
     bits: Mapping[str, int]
     receptive_field: int | None
     receptive_field_reason: str

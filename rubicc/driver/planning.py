@@ -85,7 +85,7 @@ def _wanted(build: Build, inputs: ProofInputs) -> dict[str, Any]:
         "shapes": build.shapes,
         "assets": build.source.assets,
         "name": build.source.name,
-        "seed": build.settings.seed,
+        "strict": build.settings.strict,
         "example": lambda: (inputs.cases[case], build.source_outputs.reference(case)),
     }
     return {name: known[name] for name in getattr(build.backend, "wants", ())}

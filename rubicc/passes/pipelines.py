@@ -63,10 +63,32 @@ CPU_GPU_INTEGER: tuple[Step, ...] = (
     *CPU_GPU[_EXPAND:],
 )
 
+COREML: tuple[Step, ...] = (
+    *CLEANUP[:-1],
+    Step("ane.gelu", "before layout: spelled-out forms are matched as the exporters write them"),
+    Step("ane.mask", "before attention, which looks for additive masks"),
+    Step("ane.linear-to-conv", "before attention: its projections are then convolutions in one layout"),
+    Step("ane.conv1d-to-conv2d", "after linear layers, so that convolutions stand in one layout only"),
+    Step("ane.attention", "after the projections: heads are split along their channels"),
+    Step("ane.layer-norm", "after attention: what lies between norms is in the new layout by now"),
+    Step("ane.layout", "carries the layout through everything between those islands"),
+    Step("ane.chunk", "on whole convolutions, before wide ones are taken apart"),
+    Step("ane.align", "after chunking, which sets the lengths; still on whole convolutions"),
+    Step("ane.wide-kernels", "after chunking and alignment, which argue on whole convolutions"),
+    Step("ane.remove-transposes", "views of the rewrites meet each other only when all are there"),
+    Step("cleanup.fold-constants", "weights that were moved become constants again"),
+    Step("cleanup.eliminate-identity", "views that cancelled out"),
+    Step("cleanup.deduplicate", "rewrites make equal constants"),
+    Step("cleanup.eliminate-dead", "weights in their old order are no longer used"),
+    Step("cleanup.infer-shapes", "the lowering plans from shapes"),
+    Step("cleanup.name-nodes", "last: names follow the final nodes and their provenance"),
+)
+
 PIPELINES: dict[str, tuple[Step, ...]] = {
     "cleanup": CLEANUP,
     "cpu_gpu": CPU_GPU,
     "cpu_gpu_integer": CPU_GPU_INTEGER,
+    "coreml": COREML,
 }
 
 

@@ -38,7 +38,7 @@ class CoremlBackend:
     bounded = True
     calibrated: ClassVar[tuple[str, ...]] = ("w8a8",)
     exact_precisions: ClassVar[tuple[str, ...]] = PLAIN
-    wants: ClassVar[tuple[str, ...]] = ("shapes", "assets", "name", "example", "seed")
+    wants: ClassVar[tuple[str, ...]] = ("shapes", "assets", "name", "example", "strict")
 
     def __init__(self, name: str, devices: tuple[str, ...], summary: str) -> None:
         self.name = name

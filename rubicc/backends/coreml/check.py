@@ -9,20 +9,26 @@ from rubicc.ir.graph import Graph
 from rubicc.ir.io import weight_bytes
 from rubicc.ir.shapes import dims_of
 
-# What Core ML exchanges: floats (halves too), and integers that fit into 32 bits.
-EXCHANGED = frozenset(
-    ["FLOAT", "FLOAT16", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "BOOL"]
-)
 # The operators of small networks are judged as the pipeline leaves them. Of larger ones that would copy every
 # weight for a table: those are judged when they are compiled, before anything is emitted.
 PROBED_BYTES = 128 << 20
+INTERFACE = ("RUB-COREML-104", "RUB-COREML-105")
 
 
 def check(graph: Graph, target: Target) -> list[Finding]:
     """All findings for ``coreml[:device]``, errors first; the graph given stays as it is."""
-    findings = [*_tools(), *_interface(graph, target)]
-    if not any(finding.severity == "error" for finding in findings):
-        findings += _operators(graph, target)
+    from rubicc.backends.coreml import lowering
+    from rubicc.passes.manager import run_pipeline
+    from rubicc.passes.pipelines import PIPELINES
+
+    findings = _tools()
+    if weight_bytes(graph) > PROBED_BYTES:
+        found = lowering.findings(graph, opset(target.device).name)
+        findings += [finding for finding in found if finding.rule in INTERFACE]
+    else:
+        probe = graph.clone()
+        run_pipeline(probe, PIPELINES["coreml"])
+        findings += lowering.findings(probe, opset(target.device).name)
     return sorted(findings, key=lambda finding: finding.severity != "error")
 
 
@@ -36,48 +42,15 @@ def _tools() -> list[Finding]:
     return []
 
 
-def _interface(graph: Graph, target: Target) -> list[Finding]:
-    findings = []
-    for value in [*graph.inputs, *graph.outputs]:
-        name = value.name or ""
-        kind = value.dtype.name if value.dtype is not None else "unknown"
-        if kind not in EXCHANGED:
-            reason = f"{name} has element type {kind}"
-            findings.append(Finding("RUB-COREML-002", "error", name, "", reason, "cast inside the network"))
-    for value in graph.inputs:
-        name = value.name or ""
-        dims = dims_of(value)
-        if dims is None or not 1 <= len(dims) <= 5:
-            found = "unknown rank" if dims is None else f"rank {len(dims)}"
-            reason = f"input {name} has {found}; Core ML takes ranks 1 to 5"
-            findings.append(
-                Finding("RUB-COREML-003", "error", name, "", reason, f"give it with --input {name}=SHAPE")
-            )
-    return findings
-
-
 def enumerated_inputs(graph: Graph, target: Target, kind: str) -> list[Finding]:
-    """Before iOS18 one input only may have a list of shapes."""
+    """Before iOS18 one input only may have a list of shapes (coremltools' own rule)."""
     flexible = [
         value.name or ""
         for value in graph.inputs
-        if not all(isinstance(d, int) for d in dims_of(value) or ())
+        if not all(isinstance(dim, int) for dim in dims_of(value) or ())
     ]
     if kind != "enumerated" or len(flexible) < 2 or opset(target.device) >= OPSETS["iOS18"]:
         return []
     reason = f"{len(flexible)} inputs have enumerated shapes; before iOS18 Core ML takes one such input"
     remedy = "--target coreml:iOS18, or --shapes with one shape or a range"
     return [Finding("RUB-COREML-003", "error", flexible[1], "", reason, remedy)]
-
-
-def _operators(graph: Graph, target: Target) -> list[Finding]:
-    """What the lowering refuses, of the graph as the pipeline leaves it."""
-    from rubicc.backends.coreml import lowering
-    from rubicc.passes.manager import run_pipeline
-    from rubicc.passes.pipelines import PIPELINES
-
-    if weight_bytes(graph) > PROBED_BYTES:
-        return []
-    probe = graph.clone()
-    run_pipeline(probe, PIPELINES["coreml"])
-    return lowering.findings(probe, opset(target.device).name)

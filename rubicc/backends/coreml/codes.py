@@ -8,15 +8,10 @@ CODES: dict[str, tuple[str, str]] = {
         "The Core ML target writes packages with coremltools, which cannot be imported here; the message "
         "says why. Install it with pip install 'coremltools>=9.0,<10'.",
     ),
-    "RUB-COREML-002": (
-        "Element type of an input or output",
-        "Core ML exchanges 16- and 32-bit floats and 32-bit integers; integers of other widths are "
-        "converted, float64 and complex numbers are not. Cast inside the network and export again.",
-    ),
     "RUB-COREML-003": (
-        "Shape of an input",
-        "Core ML takes inputs of one to five dimensions, and before iOS18 lists of shapes for one input "
-        "only. Give the shape with --input or --shapes, or choose --target coreml:iOS18.",
+        "Lists of shapes for several inputs",
+        "Before iOS18 Core ML takes a list of shapes for one input only; other inputs must have one shape. "
+        "Give one shape or a range with --shapes, or choose --target coreml:iOS18.",
     ),
     "RUB-COREML-010": (
         "Impossible combination",

@@ -28,6 +28,18 @@ AUTHOR, LICENCE = "rubicc", "see the source network"
 Example = tuple[Mapping[str, "np.ndarray"], Mapping[str, "np.ndarray"]]  # inputs, outputs of the source
 
 
+class Once:
+    """A large value that is handed over once and not kept alive afterwards."""
+
+    def __init__(self, value: Any = None) -> None:
+        self._value = value
+
+    def take(self) -> Any:
+        """The value the first time, ``None`` afterwards."""
+        value, self._value = self._value, None
+        return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class CoremlPlan(Plan):
     """A plan of the Core ML backend.
@@ -38,6 +50,8 @@ class CoremlPlan(Plan):
         shapes: what the inputs may be.
         name: of the package, without ``.mlpackage``.
         assets: files that came with the model, such as ``tokenizer.json``, by name.
+        strict: what the Neural Engine does not take is an error.
+        lowered: the program, made with the plan because its decisions belong there.
         example: input and the source's output for the tests of the Swift package; ``None`` = none.
     """
 
@@ -47,6 +61,8 @@ class CoremlPlan(Plan):
     name: str = "Model"
     assets: Mapping[str, bytes] = field(default_factory=dict)
     example: Callable[[], Example] | None = None
+    strict: bool = False
+    lowered: Once = field(default_factory=Once)
 
     @property
     def compute(self) -> str:

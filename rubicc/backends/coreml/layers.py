@@ -13,7 +13,7 @@ from rubicc.backends.base import Facts, LayerProfile
 from rubicc.backends.coreml.package import WEIGHTS_FILE
 from rubicc.backends.coreml.session import CoremlSession, open_session
 from rubicc.errors import RubiccError
-from rubicc.evidence.gaps import Gap, combined, output_gaps
+from rubicc.evidence.gaps import Gap, output_gaps
 from rubicc.evidence.report import NotMeasured
 from rubicc.ir.executor import execute
 from rubicc.ir.graph import Graph
@@ -24,7 +24,7 @@ TIME = NotMeasured("time by layer", "Core ML runs on Apple devices only; ane_aud
 
 
 def profile_layers(folder: Path, feeds: Mapping[str, np.ndarray], reference: Graph | None) -> LayerProfile:
-    """Gap by node name, of the values whose name program and graph share; no times.
+    """Gap by node name, where program and graph share the node's name; no times.
 
     Args:
         folder: the emitted ``coreml`` folder.
@@ -45,24 +45,26 @@ def profile_layers(folder: Path, feeds: Mapping[str, np.ndarray], reference: Gra
 
 def _gaps(session: CoremlSession, feeds: Mapping[str, np.ndarray], reference: Graph) -> dict[str, Gap]:
     types = session.package.main.types
-    owners = {v.name: node.name or "" for node in reference.nodes for v in node.outputs if v.name}
-    shared = {name: mil for name in owners if (mil := mil_name(name)) in types}
-    kept = {name: mil for name, mil in shared.items() if getattr(types[mil], "dtype", "").startswith("fp")}
+    named = {node.name or "": node.outputs[0].name or "" for node in reference.nodes if node.outputs}
+    kept = {
+        node: mil
+        for node in named
+        if getattr(types.get(mil := mil_name(node)), "dtype", "").startswith("fp") and named[node]
+    }
     typed = {spec.name: np.asarray(feeds[spec.name]).astype(spec.dtype) for spec in session.inputs}
-    semantics = "fp32" if session.description.precision == "fp32" else "fp16"
-    made = session.package.run(typed, semantics=semantics, keep=set(kept.values()))
-    wanted = execute(reference, dict(feeds), dtype=np.dtype(np.float64), keep=list(kept))
-    by_node: dict[str, list[Gap]] = {}
-    for name, mil in kept.items():
-        want, have = wanted.get(name), made.get(mil)
+    made = session.kept(typed, set(kept.values()))
+    wanted = execute(reference, dict(feeds), dtype=np.dtype(np.float64), keep=[named[node] for node in kept])
+    found: dict[str, Gap] = {}
+    for node, mil in kept.items():
+        want, have = wanted.get(named[node]), made.get(mil)
         if want is None or have is None or want.shape != have.shape or want.dtype.kind != "f":
-            continue  # a pass has laid the value out differently under the same name
-        by_node.setdefault(owners[name], []).append(output_gaps({name: want}, {name: have})[name])
-    return {node: combined(found) for node, found in by_node.items()}
+            continue  # lowering has made another value under this node's name
+        found[node] = output_gaps({node: want}, {node: have})[node]
+    return found
 
 
 def mil_name(name: str) -> str:
-    """The name lowering gives the MIL value of a graph value: letters, digits and underscores."""
+    """The name lowering gives the operation of a node: letters, digits and underscores."""
     plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
     return plain if plain and not plain[0].isdigit() else f"_{plain}"
 
@@ -73,7 +75,7 @@ def facts(folder: Path) -> Facts:
     Raises:
         ModelRefused: as opening it.
     """
-    from rubicc.backends.coreml import lint
+    from rubicc.backends.coreml.lint.memory import memory
 
     with open_session(folder) as session:
         counts = Counter(op.type for op in session.package.main.operations() if op.type != "const")
@@ -85,5 +87,5 @@ def facts(folder: Path) -> Facts:
             operators=dict(sorted(counts.items())),
             opset=session.package.specification,
             weight_bytes=weights.stat().st_size if weights.exists() else 0,
-            activation_bytes=lint.peak_bytes(session.package),
+            activation_bytes=memory(session.package).peak if session.shapes.kind == "fixed" else None,
         )

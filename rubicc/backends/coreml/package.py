@@ -160,7 +160,7 @@ def _exported(program: Any, weights: Path, opset: Opset) -> Any:
 
         def create_file_value(self, var: Any) -> Any:
             values = np.ascontiguousarray(var.val)
-            digest = hashlib.sha256(values.view(np.uint8).reshape(-1)).hexdigest()
+            digest = hashlib.sha256(values.reshape(-1).view(np.uint8).data).hexdigest()
             key = (str(var.dtype), str(values.dtype), digest)
             if key not in self.places:
                 self.places[key] = super().create_file_value(var)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from rubicc.backends.base import Target
@@ -12,6 +13,8 @@ from rubicc.backends.coreml.description import (
     MIL_FP32,
     CoremlPlan,
     Example,
+    Once,
+    describe,
     package_name,
 )
 from rubicc.backends.coreml.session import on_macos
@@ -36,20 +39,28 @@ def plan(
     name: str = "Model",
     assets: Mapping[str, bytes] | None = None,
     example: Callable[[], Example] | None = None,
+    strict: bool = False,
     **_: Any,
 ) -> CoremlPlan:
     """The plan for a prepared graph.
 
+    The graph is lowered here, because what lowering decides belongs to the plan; ``emit`` writes the result.
+
     Args:
         shapes: of the inputs; ``None`` = as the graph has them, all fixed.
+        strict: what the Neural Engine does not take is an error when it is emitted.
 
     Raises:
         UsageError: ``RUB-COREML-010``; ``RUB-SPEC-003`` free dimensions and no shapes for them.
+        Unsupported: codes of the lowering.
+        ToolMissing: ``RUB-COREML-001``.
     """
     if shapes is None:
         shapes = resolve_shapes([spec_of(value) for value in graph.inputs], graph.meta, "fixed")
     runtimes = (MIL, *([MIL_FP32] if precision != "fp32" else []), *([COREML] if on_macos() else []))
-    return CoremlPlan(
+    from rubicc.backends.coreml import lowering, swift
+
+    made = CoremlPlan(
         target=target,
         runtimes=runtimes,
         opset=opset(target.device).name,
@@ -58,7 +69,18 @@ def plan(
         name=package_name(name),
         assets=dict(assets or {}),
         example=example,
+        strict=strict,
     )
+    lowered = lowering.lower(graph, target=made.opset, precision=made.compute, shapes=shapes)
+    written = describe(graph, made, lowered.names)
+    left_out = swift.decisions(
+        name=made.name,
+        meta=graph.meta,
+        inputs=written.inputs,
+        outputs=written.outputs,
+        assets=made.assets,
+    )
+    return replace(made, decisions=(*lowered.decisions, *left_out), lowered=Once(lowered))
 
 
 def possible(target: Target, precision: str, runtime: str, layout: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,15 @@ class CoremlSession:
         """
         return self._in_parts(feeds, self._interpreter(semantics))
 
+    def kept(self, feeds: Arrays, names: Collection[str]) -> Outputs:
+        """Values inside the program, by their names there, in one run of the interpreter.
+
+        Raises:
+            UsageError: as :meth:`run`, or the names are not in the program.
+        """
+        inputs = {self._names.get(name, name): array for name, array in self._checked(feeds).items()}
+        return self.package.run(inputs, semantics=self.semantics, keep=names)
+
     def _in_parts(self, feeds: Arrays, run: Callable[[Arrays], Outputs]) -> Outputs:
         made = [run(part) for part in self._parts(self._checked(feeds))]
         if len(made) == 1:
@@ -197,7 +206,7 @@ def opened(path: Path) -> tuple[Any, Description]:
         ModelRefused: damaged, changed since it was written, or not made by rubicc.
     """
     from rubicc.backends.coreml.package import content_digest
-    from rubicc.backends.coreml.run import load
+    from rubicc.backends.coreml.run.load import load
 
     package = load(path)
     user = package.metadata.user

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from rubicc.backends.base import Twin
-from rubicc.backends.coreml.description import CoremlPlan
+from rubicc.backends.coreml.description import CoremlPlan, Once
 from rubicc.backends.coreml.emit import write_model
 from rubicc.backends.coreml.session import opened
 from rubicc.evidence.staging import scratch
@@ -40,7 +40,7 @@ def twins(graph: Graph, plan: CoremlPlan) -> Iterator[Sequence[Twin]]:
         yield ()
         return
     with scratch() as home:
-        path, _, _ = write_model(graph, dataclasses.replace(plan, precision="fp32"), home)
+        path, _, _ = write_model(graph, dataclasses.replace(plan, precision="fp32", lowered=Once()), home)
         package, description = opened(path)
         types = {spec.name: np.dtype(spec.dtype) for spec in description.inputs}
         yield (
