@@ -10,7 +10,10 @@ import onnx_ir as ir
 from rubicc.evidence.decision import Decision
 from rubicc.ir.graph import Graph, source_of
 from rubicc.passes.ane.attention_core import Core, cores
+from rubicc.passes.ane.mask_narrow import Narrow
 from rubicc.passes.ane.mask_rule import MaskRule, Unknown, ancestors, give_from_outside, learn
+from rubicc.passes.ane.matching import drop_unused
+from rubicc.passes.ane.movement import Trials
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor, constant, is_constant, is_standard
 
@@ -24,6 +27,7 @@ class Mask(Pass):
     ::
 
         Mul(1 - mask, -3.4e38)                              =>   Mul(1 - mask, -1e4)
+        (B,K) -> Gather, Reshape, And(true) -> (B,1,Q,K)    =>   (B,K) -> Unsqueeze -> (B,1,1,K)
         attention_mask -> Cast, Sub, Mul -> + scores        =>   attention_bias -> + scores   (outside)
 
     Constants below float16's lowest number would be infinite there, and ``0 * -inf`` is no number; -1e4 gives
@@ -71,7 +75,10 @@ class Mask(Pass):
             return False
         edit = Editor(graph, self.id)
         changed = self._fit(edit, found)
-        return (self._outside(edit, found) if self.options.outside else False) or changed
+        changed |= _narrow(edit, found)
+        if self.options.outside:
+            changed |= self._outside(edit, cores(graph)[0])
+        return changed
 
     def _without(self, graph: Graph, found: list[Core]) -> None:
         pad = self.options.pad
@@ -145,6 +152,24 @@ class Mask(Pass):
     def _pads(self, graph: Graph) -> list[int]:
         known = graph.meta.config.get("pad_token_id", -1) if graph.meta is not None else -1
         return [pad for pad in (self.options.pad, int(known)) if pad >= 0]
+
+
+def _narrow(edit: Editor, found: list[Core]) -> bool:
+    """Add masks as small as they broadcast to what is added now."""
+    steps = [mask for core in found for mask in core.masks if mask.other is None]
+    if all(is_constant(mask.value) or mask.value.is_graph_input() for mask in steps):
+        return False
+    narrow, changed = Narrow(edit, Trials(edit.graph)), False
+    for mask in steps:
+        smaller = narrow.of(mask.value)
+        if smaller is not mask.value:
+            for index, one in enumerate(mask.node.inputs):
+                if one is mask.value:
+                    mask.node.replace_input_with(index, smaller)
+            edit.mark(mask.node)
+            drop_unused(edit, mask.value)
+            changed = True
+    return changed
 
 
 def _has_tokens(graph: Graph) -> bool:

@@ -18,7 +18,7 @@ from rubicc.ir.graph import Graph
 from rubicc.ir.ops import KERNEL_FAILURES, KERNELS, Call
 from rubicc.ir.shapes import KNOWN, infer_shapes, static_shape
 from rubicc.passes.ane.matching import number
-from rubicc.passes.rewrite import is_constant, is_standard
+from rubicc.passes.rewrite import constant, is_constant, is_standard
 
 MOVEMENT = frozenset(
     {
@@ -80,7 +80,21 @@ def moved(node: ir.Node) -> ir.Value | None:
     if not is_standard(node, *MOVEMENT) or (is_standard(node, "Gather") and not is_constant(node.inputs[1])):
         return None
     source = node.inputs[0]
-    return None if source is None or is_constant(source) else source
+    if (
+        source is None
+        or is_constant(source)
+        or (is_standard(node, "Slice") and not _cuts_known(node, source))
+    ):
+        return None
+    return source
+
+
+def _cuts_known(node: ir.Node, source: ir.Value) -> bool:
+    """Whether a Slice cuts axes of known size only: a cut at 512 is none at the sizes of a trial."""
+    axes = constant(node.inputs[3]) if len(node.inputs) > 3 else None
+    if axes is None or source.shape is None:
+        return False
+    return all(isinstance(source.shape[int(axis)], int) for axis in axes.reshape(-1))
 
 
 def scaling(node: ir.Node) -> tuple[ir.Value, float] | None:
