@@ -16,22 +16,24 @@ class Limits:
         manifest_bytes: size of ``Manifest.json``.
         model_bytes: size of ``model.mlmodel``; weights are in another file.
         messages: protobuf messages in the model file, counted before they are made when it is large.
-        operations: operations of one function, nested ones included.
+        operations: operations of the file, all functions and nested blocks together.
         depth: blocks inside blocks, lists inside lists.
         rank: axes of a tensor.
         constants_bytes: decoded constants of one function together.
         live_bytes: values alive at one moment of a run, constants not counted.
         steps: operations executed in one run, loop bodies counted each time.
         iterations: turns of one ``while_loop``.
+        seconds: time of one run, looked at between operations.
     """
 
     manifest_bytes: int = 4 * MIB
-    model_bytes: int = 256 * MIB
-    messages: int = 4_000_000
-    operations: int = 100_000
+    model_bytes: int = 128 * MIB
+    messages: int = 3_000_000
+    operations: int = 50_000
     depth: int = 16
     rank: int = 8
-    constants_bytes: int = 16 * GIB
-    live_bytes: int = 16 * GIB
-    steps: int = 20_000_000
-    iterations: int = 1_000_000
+    constants_bytes: int = 8 * GIB
+    live_bytes: int = 4 * GIB
+    steps: int = 5_000_000
+    iterations: int = 100_000
+    seconds: float = 3600.0

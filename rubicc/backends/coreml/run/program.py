@@ -8,11 +8,12 @@ stay on disk until :meth:`Constant.value` is called. Nothing here imports protob
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -54,14 +55,18 @@ class TensorType:
     Attributes:
         dtype: a key of :data:`BITS`.
         shape: one entry per axis; ``None`` is an axis known only at run time. ``()`` is a scalar.
+        variadic: the number of axes is known only at run time; ``shape`` is then ``()``.
     """
 
     dtype: str
     shape: tuple[int | None, ...]
+    variadic: bool = False
 
     @property
     def elements(self) -> int | None:
         """Number of elements; ``None`` when an axis is unknown."""
+        if self.variadic:
+            return None
         total = 1
         for size in self.shape:
             if size is None:
@@ -76,7 +81,8 @@ class TensorType:
         return None if elements is None else (elements * BITS[self.dtype] + 7) // 8
 
     def __str__(self) -> str:
-        return f"{self.dtype}[{', '.join('?' if size is None else str(size) for size in self.shape)}]"
+        sizes = "..." if self.variadic else ", ".join("?" if size is None else str(size) for size in self.shape)
+        return f"{self.dtype}[{sizes}]"
 
 
 @dataclass(frozen=True)
@@ -356,6 +362,7 @@ class Package:
         interfaces: function name -> description.
         metadata: texts.
         limits: bounds on running it.
+        shared: decoded constants that machines of several semantics have in common; the machines own them.
     """
 
     path: Path
@@ -365,6 +372,7 @@ class Package:
     interfaces: Mapping[str, Interface]
     metadata: Metadata
     limits: Limits
+    shared: MutableMapping[tuple[int, str], Any] = field(default_factory=WeakValueDictionary, repr=False)
     _machines: dict[tuple[str, str], Machine] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -383,7 +391,7 @@ class Package:
 
         Raises:
             ModelRefused: ``RUB-COREML-2xx``: unknown operation, undefined name, constants that do not fit.
-            UsageError: ``RUB-COREML-260``, no such semantics or function.
+            UsageError: ``RUB-COREML-260``: no such semantics or function.
         """
         from rubicc.backends.coreml.run.machine import Machine
 
@@ -421,6 +429,11 @@ class Package:
             ModelRefused: ``RUB-COREML-2xx``: the program contradicts itself or passes a limit.
         """
         return self.machine(semantics, function).run(feeds, keep=keep or (), state=state)
+
+    def close(self) -> None:
+        """Let go of decoded constants; the next run decodes them again."""
+        with self._lock:
+            self._machines.clear()
 
     def new_state(self, semantics: str = "fp16", function: str | None = None) -> State:
         """Zero state for :meth:`run`; empty for functions without states."""
