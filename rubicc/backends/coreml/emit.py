@@ -46,7 +46,7 @@ def emit(graph: Graph, plan: CoremlPlan, folder: Path) -> EmitResult:
     package = load(path)
     linted = lint.lint(package)
     refuse(lint.findings(linted, strict=plan.strict), plan.target)
-    _write_json(folder / "ane.json", lint.ane_json(package))
+    _write_json(folder / "ane.json", lint.audit(package))
     lint.write_audit_script(folder)
     swift.write(
         folder,

@@ -126,7 +126,7 @@ def small_integers(op: Op, family: str | None) -> Hit | None:
         small = next((kind for kind in op.tensors if kind.dtype in _SMALL_INTEGERS), None)
         if small is not None:
             return Hit(f"{op.kind} on {small}")
-    if op.kind in _BOOLEAN or support(op.kind, family) == "n":
+    if op.kind in _BOOLEAN or op.kind in engine.OWN_RULE or support(op.kind, family) == "n":
         return None
     flag = next((kind for kind in op.tensors if kind.dtype == "bool"), None)
     return None if flag is None else Hit(f"{op.kind} on {flag}")
