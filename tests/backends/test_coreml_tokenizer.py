@@ -86,7 +86,7 @@ def test_any_unicode_equals_the_reference(kind: str, text: str) -> None:
 @settings(max_examples=60, deadline=None)
 @given(text=WIDE)
 def test_white_space_beyond_ascii_equals_the_reference(text: str) -> None:
-    """U+001C to U+001F are white space to Python and not to Unicode: a port that used str.split would differ."""
+    """U+001C to U+001F are white space to Python and not to Unicode: str.split would be wrong."""
     reference, ours = pair("spaces")
     assert ours.tokens(text).ids == reference.encode(text, add_special_tokens=False).ids
     assert (
