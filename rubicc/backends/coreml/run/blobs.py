@@ -45,7 +45,11 @@ NUMPY = {
     "fp16": np.dtype("<f2"),
     "fp32": np.dtype("<f4"),
     "fp64": np.dtype("<f8"),
-    **{f"{sign}int{bits}": np.dtype(f"<{sign or 'i'}{bits // 8}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    **{
+        f"{sign}int{bits}": np.dtype(f"<{sign or 'i'}{bits // 8}")
+        for sign in ("", "u")
+        for bits in (8, 16, 32, 64)
+    },
 }
 # Elements unpacked at a time: a multiple of 8, so that every part begins at a whole byte.
 PART = 1 << 20
@@ -98,7 +102,9 @@ class BlobFile:
                 "RUB-COREML-222", f"record at {offset} holds {KINDS.get(kind, f'type {kind}')}, not {wanted}"
             )
         if held != nbytes:
-            raise self._refuse("RUB-COREML-222", f"record at {offset} has {held} bytes, {wanted} has {nbytes}")
+            raise self._refuse(
+                "RUB-COREML-222", f"record at {offset} has {held} bytes, {wanted} has {nbytes}"
+            )
         if BITS[wanted.dtype] < 8 and unused != nbytes * 8 - (wanted.elements or 0) * BITS[wanted.dtype]:
             raise self._refuse("RUB-COREML-222", f"record at {offset} leaves {unused} bits unused")
         if start < ENTRY or start + held > size:

@@ -200,9 +200,7 @@ Decoder = Callable[[Parts, np.dtype, int], Array | tuple[Array, Array]]
 Form = tuple[tuple[str, ...], tuple[str, ...], Decoder]
 # Operator -> its forms: required parameters, optional ones, decoder. The iOS 16 forms have `shape`.
 DECODERS: dict[str, tuple[Form, ...]] = {
-    "constexpr_affine_dequantize": (
-        (("quantized_data", "zero_point", "scale", "axis"), (), affine),
-    ),
+    "constexpr_affine_dequantize": ((("quantized_data", "zero_point", "scale", "axis"), (), affine),),
     "constexpr_cast": ((("source_val", "output_dtype"), (), cast),),
     "constexpr_lut_to_dense": (
         (("indices", "lut", "shape"), (), packed_palette),

@@ -90,7 +90,8 @@ def _fits(feature: Feature, type_: ValueType, where: str) -> None:
         good = isinstance(tensor, TensorType)
     if not good:
         raise ModelRefused(
-            "RUB-COREML-216", f"{feature.name!r} is described as {feature.kind} {feature.dtype}, made as {type_}",
+            "RUB-COREML-216",
+            f"{feature.name!r} is described as {feature.kind} {feature.dtype}, made as {type_}",
             where=where,
         )
 

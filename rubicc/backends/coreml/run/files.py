@@ -26,7 +26,9 @@ def model_file(package: Path, limits: Limits) -> Path:
             where=str(package),
         )
     try:
-        held = json.loads(read_bounded(inside(package, "Manifest.json"), limits.manifest_bytes).decode("utf-8"))
+        held = json.loads(
+            read_bounded(inside(package, "Manifest.json"), limits.manifest_bytes).decode("utf-8")
+        )
         entry = held["itemInfoEntries"][held["rootModelIdentifier"]]["path"]
     except (ValueError, KeyError, TypeError, RecursionError) as err:
         raise ModelRefused(
@@ -64,12 +66,16 @@ def inside(package: Path, relative: str) -> Path:
     """
     parts = PurePosixPath(relative)
     if parts.is_absolute() or ".." in parts.parts or "\\" in relative or "\0" in relative:
-        raise ModelRefused("RUB-COREML-202", f"path {relative!r} leads out of the package", where=str(package))
+        raise ModelRefused(
+            "RUB-COREML-202", f"path {relative!r} leads out of the package", where=str(package)
+        )
     root = package.resolve()
     try:
         found = (root / relative).resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as err:
-        raise ModelRefused("RUB-COREML-201", f"no file {relative!r} in the package", where=str(package)) from err
+        raise ModelRefused(
+            "RUB-COREML-201", f"no file {relative!r} in the package", where=str(package)
+        ) from err
     if not found.is_relative_to(root):
         raise ModelRefused("RUB-COREML-202", f"{relative!r} is a link out of the package", where=str(package))
     if not found.is_file():

@@ -72,7 +72,9 @@ def _parse(file: Path, limits: Limits) -> tuple[Any, Any]:
         model.ParseFromString(data)
     except (DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise ModelRefused(
-            "RUB-COREML-210", f"no valid model message of {len(data)} bytes", where=str(file),
+            "RUB-COREML-210",
+            f"no valid model message of {len(data)} bytes",
+            where=str(file),
             hint="copy the whole package again",
         ) from err
     return model, MIL_pb2
@@ -129,7 +131,9 @@ class _Reader:
             name: interface_of(message, functions[name], self.limits) for name, message in described.items()
         }
         if default not in made:
-            raise ModelRefused("RUB-COREML-217", f"function {default!r} has no description", where=str(self.file))
+            raise ModelRefused(
+                "RUB-COREML-217", f"function {default!r} has no description", where=str(self.file)
+            )
         return default, made
 
     def function(self, name: str, message: Any, specification: int) -> Function:
@@ -153,7 +157,9 @@ class _Reader:
 
     def block(self, message: Any, where: str, depth: int) -> Block:
         if depth > self.limits.depth:
-            raise ModelRefused("RUB-COREML-203", f"blocks nested more than {self.limits.depth} deep", where=where)
+            raise ModelRefused(
+                "RUB-COREML-203", f"blocks nested more than {self.limits.depth} deep", where=where
+            )
         return Block(
             inputs=self.named(message.inputs, where),
             operations=tuple(self.operation(operation, depth) for operation in message.operations),

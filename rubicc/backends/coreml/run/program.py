@@ -81,7 +81,9 @@ class TensorType:
         return None if elements is None else (elements * BITS[self.dtype] + 7) // 8
 
     def __str__(self) -> str:
-        sizes = "..." if self.variadic else ", ".join("?" if size is None else str(size) for size in self.shape)
+        sizes = (
+            "..." if self.variadic else ", ".join("?" if size is None else str(size) for size in self.shape)
+        )
         return f"{self.dtype}[{sizes}]"
 
 

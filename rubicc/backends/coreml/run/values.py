@@ -49,9 +49,7 @@ class Values:
         self.mil = mil
         self.limits = limits
         self.blobs = blobs
-        self.names = {
-            number: DTYPES[name] for name, number in mil.DataType.items() if name in DTYPES
-        }
+        self.names = {number: DTYPES[name] for name, number in mil.DataType.items() if name in DTYPES}
 
     def type(self, message: Any, where: str) -> ValueType:
         """A ValueType message.
@@ -94,7 +92,9 @@ class Values:
         if message.rank != len(sizes):
             raise self.bad_type(f"rank {message.rank} with {len(sizes)} dimensions", where)
         if len(sizes) > self.limits.rank:
-            raise ModelRefused("RUB-COREML-203", f"{len(sizes)} axes, {self.limits.rank} allowed", where=where)
+            raise ModelRefused(
+                "RUB-COREML-203", f"{len(sizes)} axes, {self.limits.rank} allowed", where=where
+            )
         return TensorType(dtype, tuple(sizes))
 
     def size(self, size: int, where: str) -> int:

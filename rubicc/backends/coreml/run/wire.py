@@ -110,7 +110,10 @@ class _Walk:
 
     def broken(self) -> ModelRefused:
         return ModelRefused(
-            "RUB-COREML-210", f"no protobuf message at byte {self.at}", where=self.where, hint="copy the file again"
+            "RUB-COREML-210",
+            f"no protobuf message at byte {self.at}",
+            where=self.where,
+            hint="copy the file again",
         )
 
     def too_many(self, what: str) -> ModelRefused:

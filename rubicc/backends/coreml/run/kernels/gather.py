@@ -35,7 +35,13 @@ def checked(c: Context, indices: Tensor, size: int) -> Tensor:
 
 @kernel("gather", host="axis batch_dims validate_indices", moves=True)
 def gather(
-    c: Context, *, x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False
+    c: Context,
+    *,
+    x: Tensor,
+    indices: Tensor,
+    axis: int = 0,
+    batch_dims: int = 0,
+    validate_indices: bool = False,
 ) -> Tensor:
     """``x[..., indices, ...]`` at ``axis``; the first ``batch_dims`` axes of both go together."""
     axis = axis_of(axis, x.dim())
@@ -149,7 +155,13 @@ def scatter_along_axis(
 
 @kernel("scatter_nd", host="mode validate_indices")
 def scatter_nd(
-    c: Context, *, data: Tensor, indices: Tensor, updates: Tensor, mode: str = "add", validate_indices: bool = False
+    c: Context,
+    *,
+    data: Tensor,
+    indices: Tensor,
+    updates: Tensor,
+    mode: str = "add",
+    validate_indices: bool = False,
 ) -> Tensor:
     """Rows of the last axis of ``indices`` are places in ``data``."""
     depth = indices.shape[-1]

@@ -165,7 +165,11 @@ def pairs(pad: Sequence[int] | None, count: int) -> list[tuple[int, int]]:
 
 
 def pads_of(
-    pad_type: str, pad: Sequence[int] | None, sizes: Sequence[int], reach: Sequence[int], strides: Sequence[int]
+    pad_type: str,
+    pad: Sequence[int] | None,
+    sizes: Sequence[int],
+    reach: Sequence[int],
+    strides: Sequence[int],
 ) -> list[tuple[int, int]]:
     """Pads before and after every spatial axis for a ``pad_type``; ``same`` puts an odd one behind."""
     if pad_type == "valid":

@@ -73,7 +73,9 @@ def cumsum(c: Context, *, x: Tensor, axis: int = 0, exclusive: bool = False, rev
     turned = x.flip([axis]) if reverse else x
     made = turned.cumsum(axis, dtype=x.dtype)
     if exclusive:
-        made = torch.cat([torch.zeros_like(made.narrow(axis, 0, 1)), made.narrow(axis, 0, x.shape[axis] - 1)], axis)
+        made = torch.cat(
+            [torch.zeros_like(made.narrow(axis, 0, 1)), made.narrow(axis, 0, x.shape[axis] - 1)], axis
+        )
     return made.flip([axis]) if reverse else made
 
 

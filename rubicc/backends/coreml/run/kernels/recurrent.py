@@ -130,9 +130,7 @@ def gru(
     return sequence(made, output_sequence), h
 
 
-@kernel(
-    "lstm", host="direction output_sequence recurrent_activation cell_activation activation clip"
-)
+@kernel("lstm", host="direction output_sequence recurrent_activation cell_activation activation clip")
 def lstm(
     c: Context,
     *,

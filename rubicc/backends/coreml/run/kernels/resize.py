@@ -80,9 +80,7 @@ def resize_nearest(c: Context, *, x: Tensor, target_size_height: int, target_siz
     return nearest(c, x, [target_size_height, target_size_width])
 
 
-@kernel(
-    "upsample_bilinear", host="scale_factor_height scale_factor_width align_corners half_pixel_centers"
-)
+@kernel("upsample_bilinear", host="scale_factor_height scale_factor_width align_corners half_pixel_centers")
 def upsample_bilinear(
     c: Context,
     *,

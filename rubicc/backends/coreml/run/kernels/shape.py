@@ -33,7 +33,8 @@ def reshape(c: Context, *, x: Tensor, shape: list[int]) -> Tensor:
     if c.opset >= 7:
         lead = len(sizes) - x.dim()
         sizes = [
-            size if size else (x.shape[place - lead] if place >= lead else 1) for place, size in enumerate(sizes)
+            size if size else (x.shape[place - lead] if place >= lead else 1)
+            for place, size in enumerate(sizes)
         ]
     else:
         sizes = [size if size else x.shape[place] for place, size in enumerate(sizes)]
@@ -310,7 +311,9 @@ def sliding_windows(c: Context, *, x: Tensor, axis: int, size: int, stride: int 
 
 
 @kernel("pad", host="pad mode constant_val", moves=True)
-def pad(c: Context, *, x: Tensor, pad: list[int], mode: str = "constant", constant_val: float = 0.0) -> Tensor:
+def pad(
+    c: Context, *, x: Tensor, pad: list[int], mode: str = "constant", constant_val: float = 0.0
+) -> Tensor:
     """The last axes made longer at both ends: by a constant, mirrored, or by repeating the edge."""
     if len(pad) % 2 or len(pad) > 2 * x.dim() or min(pad, default=0) < 0:
         raise ValueError(f"pad {pad} of {x.dim()} axes")
