@@ -23,7 +23,24 @@ Var = Any  # coremltools.converters.mil.mil.Var
 Move = Callable[[np.ndarray], np.ndarray]
 _SHARED = 1 << 12  # constants of this many bytes and more are written once however often they occur
 _RESERVED = frozenset(
-    ["any", "bool", "program", "func", "tensor", "list", "dict", "tuple", "true", "false", "string", "bf16", "fp16", "fp32", "fp64", "state"]
+    [
+        "any",
+        "bool",
+        "program",
+        "func",
+        "tensor",
+        "list",
+        "dict",
+        "tuple",
+        "true",
+        "false",
+        "string",
+        "bf16",
+        "fp16",
+        "fp32",
+        "fp64",
+        "state",
+    ]
 ) | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 

@@ -144,7 +144,9 @@ def _two_steps(c: Context, layer: Layer, d: int, x: Var, h: Var) -> Sequence[Var
     wide = c.op("concat", node, f"{d}_state", values=(h, zeros(c, layer, x, size, f"{d}_u0")), axis=1)
     for value in (node.inputs[1], node.inputs[2]):
         if value is not None and value.producer() is not None:
-            c.decide("RUB-COREML-D18", node, f"{value.name} stored plain", "it becomes part of a larger matrix")
+            c.decide(
+                "RUB-COREML-D18", node, f"{value.name} stored plain", "it becomes part of a larger matrix"
+            )
     arrays = two_step_weights(layer.weights[d], layer.recurrent[d], layer.bias[d])
     parameters = {name: parameter(c, layer, f"{name}{d}", array) for name, array in arrays.items()}
     sequence, _ = _run(c, layer, d, _doubled(c, layer, d, x), wide, **parameters)

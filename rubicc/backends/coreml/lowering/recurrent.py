@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from rubicc.backends.coreml.lowering.context import Context, Var
 from rubicc.backends.coreml.lowering.facts import Facts, attr, given
-from rubicc.backends.coreml.lowering.gru import check_gru, gru_direction, needs_two_steps
+from rubicc.backends.coreml.lowering.gru import check_gru, gru_direction
 from rubicc.backends.coreml.lowering.table import Refusal, convert, needs_constant, refuse
 from rubicc.backends.coreml.tools import OPSETS
 from rubicc.ir.ops.recurrent import GATES
