@@ -65,7 +65,10 @@ def basecall_reads(
             # One stream per thread: recurrent networks gain little from several threads on one batch.
             # Sessions of other targets may know no streams.
             streams = getattr(session, "streams", 1)
-            chosen: dict[str, Any] = {"network_threads": streams, "batch": max(1, EngineSettings.batch // streams)}
+            chosen: dict[str, Any] = {
+                "network_threads": streams,
+                "batch": max(1, EngineSettings.batch // streams),
+            }
             chosen |= _windows(session) | dict(options)
             return engine.basecall(
                 infer,

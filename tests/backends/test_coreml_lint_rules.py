@@ -13,7 +13,6 @@ import pytest
 from lint_programs import half, lint, read, table, with_shapes
 
 from rubicc.backends.coreml.lint.engine import FAMILIES
-from rubicc.backends.coreml.lint.rules import RULES
 
 OK: tuple[str, dict[int, str]] = ("eligible", {})
 IMAGE = ((1, 64, 1, 512), "fp16")
@@ -86,7 +85,10 @@ def test_convolutions(tmp_path: Path) -> None:
         },
     )
     assert report.counts["not"] == 3 and report.counts["unknown"] == 8 and report.operations == 20
-    assert {a.rule[-3:] for a in report.package if a.verdict == "hint"} >= {"434", "457"}  # two items; length 513
+    assert {a.rule[-3:] for a in report.package if a.verdict == "hint"} >= {
+        "434",
+        "457",
+    }  # two items; length 513
 
 
 def test_one_dimension_and_three(tmp_path: Path) -> None:
@@ -123,7 +125,9 @@ def test_types_of_operations(tmp_path: Path) -> None:
             mb.gather(x=half(100, 64), indices=ids, axis=0, name="embedding"),
             mb.gather(x=x, indices=fixed, axis=1, name="rows"),
             mb.topk(x=square, k=32, axis=1, output_indices_dtype="int32", name="best")[0],
-            mb.scatter(data=x, indices=np.array([0], np.int32), updates=half(1, 1, 1, 512), axis=1, name="put"),
+            mb.scatter(
+                data=x, indices=np.array([0], np.int32), updates=half(1, 1, 1, 512), axis=1, name="put"
+            ),
             mb.cond(
                 pred=mb.cast(x=mb.reduce_max(x=ids, axes=[0, 1], keep_dims=False), dtype="bool"),
                 _true_fn=lambda: mb.tanh(x=x, name="inside"),
@@ -179,7 +183,9 @@ def test_element_types(tmp_path: Path) -> None:
             mb.add(x=ids, y=ids, name="whole"),
             mb.dequantize(input=small, scale=np.float16(0.1), name="out8"),
             mb.dequantize(
-                input=mb.transpose(x=small, perm=[0, 1, 3, 2], name="moved8"), scale=np.float16(1), name="back"
+                input=mb.transpose(x=small, perm=[0, 1, 3, 2], name="moved8"),
+                scale=np.float16(1),
+                name="back",
             ),
             mb.reduce_argmax(x=x, axis=1, keep_dims=True, name="place"),
             mb.reduce_argmax(x=mb.reshape(x=x, shape=[8, 4096]), axis=1, name="far"),
@@ -233,7 +239,9 @@ def test_sizes(tmp_path: Path) -> None:
     }
     check(lint(package), cases)
     by_chip = {family: table(lint(package, family=family), ["long"])["long"] for family in FAMILIES}
-    assert by_chip == {family: ("eligible", {}) if family == "M4" else ("not", {432: "not"}) for family in FAMILIES}
+    assert by_chip == {
+        family: ("eligible", {}) if family == "M4" else ("not", {432: "not"}) for family in FAMILIES
+    }
 
 
 def test_normalisation_attention_and_movement(tmp_path: Path) -> None:
@@ -290,13 +298,18 @@ def test_normalisation_attention_and_movement(tmp_path: Path) -> None:
             "pool_step": ("unknown", {448: "unknown"}),
         },
     )
-    newer = table(lint(read(tmp_path, {"x": IMAGE, "q": ((1, 4, 64, 32), "fp16")}, build, target="iOS18"), family="M3"), ["inner"])
+    newer = table(
+        lint(read(tmp_path, {"x": IMAGE, "q": ((1, 4, 64, 32), "fp16")}, build, target="iOS18"), family="M3"),
+        ["inner"],
+    )
     assert newer["inner"] == OK
 
 
 def test_sizes_that_coremltools_does_not_write(tmp_path: Path) -> None:
     """Six axes and empty tensors: the results of a package read from disk, given other types."""
-    package = read(tmp_path, {"x": IMAGE}, lambda mb, x: [mb.relu(x=x, name="six"), mb.relu(x=x, name="empty")])
+    package = read(
+        tmp_path, {"x": IMAGE}, lambda mb, x: [mb.relu(x=x, name="six"), mb.relu(x=x, name="empty")]
+    )
     shapes = {"six": (1, 1, 1, 1, 4, 32), "empty": (1, 64, 1, 0)}
     check(
         lint(with_shapes(package, shapes)),

@@ -51,14 +51,16 @@ def test_any_convolution(
         PASS, before_pass, sizes={"T": length, "N": 2}, random=1, expect_ops={"Squeeze": 1, "Unsqueeze": 1}
     )
     made = next(n for n in done.graph.nodes if n.op_type == op)
-    assert list(made.inputs[1].shape)[2:] == [1, taps] and made.attributes["pads"].value[1::2] == (before, after) or (
-        list(made.attributes["pads"].value) == [0, before, 0, after]
-    )
+    assert (
+        list(made.inputs[1].shape)[2:] == [1, taps] and made.attributes["pads"].value[1::2] == (before, after)
+    ) or (list(made.attributes["pads"].value) == [0, before, 0, after])
 
 
 @pytest.mark.parametrize("rule", ["SAME_UPPER", "SAME_LOWER", "VALID"])
 @pytest.mark.parametrize(("stride", "length"), [(1, "T"), (1, 11), (3, 11), (3, "T")])
-def test_padding_by_a_rule_becomes_explicit_where_it_is_known(rule: str, stride: int, length: int | str) -> None:
+def test_padding_by_a_rule_becomes_explicit_where_it_is_known(
+    rule: str, stride: int, length: int | str
+) -> None:
     before = convolution(1, 2, 2, 4, length, auto_pad=rule, strides=[stride])
     done = apply_and_check(PASS, before, sizes={"T": 11})
     made = next(n for n in done.graph.nodes if n.op_type == "Conv")
@@ -68,7 +70,9 @@ def test_padding_by_a_rule_becomes_explicit_where_it_is_known(rule: str, stride:
 
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "GlobalAveragePool"])
 def test_pooling(op: str) -> None:
-    attrs: dict[str, Any] = {} if op.startswith("Global") else {"kernel_shape": [3], "strides": [2], "pads": [1, 0]}
+    attrs: dict[str, Any] = (
+        {} if op.startswith("Global") else {"kernel_shape": [3], "strides": [2], "pads": [1, 0]}
+    )
     if op == "AveragePool":
         attrs |= {"count_include_pad": 0, "ceil_mode": 1}
     before = graph([node(op, "x", "y", **attrs)], {"x": ["N", 3, "T"]}, {"y": ["N", 3, None]})
@@ -140,7 +144,9 @@ def test_a_network_keeps_one_view_at_each_end() -> None:
     assert {op: counts.get(op) for op in ("Unsqueeze", "Squeeze", "Transpose", "Reshape")} == {
         "Unsqueeze": 1, "Squeeze": 1, "Transpose": 1, "Reshape": None,
     }  # fmt: skip
-    inner = [n for n in done.graph.nodes if n.op_type in ("Conv", "Relu", "Add", "Mul", "Sigmoid", "LogSoftmax")]
+    inner = [
+        n for n in done.graph.nodes if n.op_type in ("Conv", "Relu", "Add", "Mul", "Sigmoid", "LogSoftmax")
+    ]
     assert all(len(n.outputs[0].shape) == 4 for n in inner)
 
 
@@ -184,5 +190,7 @@ def test_wrong_attributes_fail(monkeypatch: pytest.MonkeyPatch, change: Any) -> 
 
 def test_a_reversed_kernel_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     right = module.array_as_view
-    monkeypatch.setattr(module, "array_as_view", lambda a, view: right(a[..., ::-1] if a.ndim == 3 else a, view))
+    monkeypatch.setattr(
+        module, "array_as_view", lambda a, view: right(a[..., ::-1] if a.ndim == 3 else a, view)
+    )
     assert_mutant_fails(Conv1dToConv2d, convolution(1, 2, 2, 3, 12), code="RUB-PASS-021")

@@ -27,7 +27,9 @@ def chains(draw: st.DrawFn) -> tuple[list[int], list[tuple[str, list[int]]]]:
     now = list(dims)
     for _ in range(draw(st.integers(1, 5))):
         ones = [axis for axis, dim in enumerate(now) if dim == 1]
-        kinds = ["Transpose"] * bool(now) + ["Unsqueeze"] * (len(now) < 6) + ["Squeeze", "Reshape"] * bool(ones)
+        kinds = (
+            ["Transpose"] * bool(now) + ["Unsqueeze"] * (len(now) < 6) + ["Squeeze", "Reshape"] * bool(ones)
+        )
         kind = draw(st.sampled_from(kinds))
         if kind == "Transpose":
             axes = list(draw(st.permutations(range(len(now)))))
@@ -92,12 +94,16 @@ def test_the_algebra_is_numpys(chain: tuple[list[int], list[tuple[str, list[int]
     x = np.arange(int(np.prod(dims))).reshape(dims)
     y = x
     for kind, axes in steps:
-        y = {"Transpose": np.transpose, "Squeeze": lambda a, n: np.squeeze(a, tuple(n)), "Reshape": np.reshape}.get(
-            kind, np.expand_dims
-        )(y, axes)  # type: ignore[operator, call-overload]
+        y = {
+            "Transpose": np.transpose,
+            "Squeeze": lambda a, n: np.squeeze(a, tuple(n)),
+            "Reshape": np.reshape,
+        }.get(kind, np.expand_dims)(y, axes)  # type: ignore[operator, call-overload]
     made = x
     for kind, axes in view.steps():
-        made = getattr(np, {"Squeeze": "squeeze", "Transpose": "transpose", "Unsqueeze": "expand_dims"}[kind])(made, axes)
+        made = getattr(
+            np, {"Squeeze": "squeeze", "Transpose": "transpose", "Unsqueeze": "expand_dims"}[kind]
+        )(made, axes)
     np.testing.assert_array_equal(made, y)
     assert view.dims(dims) == list(y.shape)
     assert view.then(view.inverse()).dims(dims) == list(dims)
