@@ -21,27 +21,13 @@ from rubicc.ir.graph import Graph, source_of
 
 Var = Any  # coremltools.converters.mil.mil.Var
 Move = Callable[[np.ndarray], np.ndarray]
+BUILDER_ERRORS = (
+    ValueError, TypeError, AttributeError, AssertionError, IndexError, KeyError, RuntimeError
+)  # fmt: skip
 _SHARED = 1 << 12  # constants of this many bytes and more are written once however often they occur
 _RESERVED = frozenset(
-    [
-        "any",
-        "bool",
-        "program",
-        "func",
-        "tensor",
-        "list",
-        "dict",
-        "tuple",
-        "true",
-        "false",
-        "string",
-        "bf16",
-        "fp16",
-        "fp32",
-        "fp64",
-        "state",
-    ]
-) | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+    ["any", "bool", "program", "func", "tensor", "list", "dict", "tuple", "true", "false", "string", "state"]
+) | {f"{kind}{bits}" for kind in ("int", "uint", "bf", "fp") for bits in (8, 16, 32, 64)}
 
 
 @dataclass(frozen=True)
@@ -75,9 +61,8 @@ class Context(Facts):
         self.decisions: dict[tuple[str, str, str], Decision] = {}
         self.weights: dict[str, Weight] = {}
         self.provenance: dict[str, str] = {}
-        self.expanded: dict[
-            ir.Value, tuple[Var, int]
-        ] = {}  # value = expand_dims(variable, axis), if anyone asks
+        # value = expand_dims(variable, axis), if anyone asks
+        self.expanded: dict[ir.Value, tuple[Var, int]] = {}
         self.preset: dict[ir.Value, Var] = {}  # values that an earlier node has already made
         self._vars: dict[ir.Value, Var] = {}
         self._lazy: dict[ir.Value, Callable[[], Var]] = {}
@@ -101,7 +86,7 @@ class Context(Facts):
         self._names.add(made)
         return made
 
-    def op(self, kind: str, node: ir.Node, part: str = "", **inputs: Any) -> Any:
+    def op(self, kind: str, node: ir.Node, part: str = "", /, **inputs: Any) -> Any:
         """One MIL operation named after ``node``; its output variable, or a tuple of them.
 
         Raises:
@@ -111,15 +96,7 @@ class Context(Facts):
         self.provenance[name] = node.name or ""
         try:
             return getattr(self.mb, kind)(name=name, **inputs)
-        except (
-            ValueError,
-            TypeError,
-            AttributeError,
-            AssertionError,
-            IndexError,
-            KeyError,
-            RuntimeError,
-        ) as err:
+        except BUILDER_ERRORS as err:
             raise Unsupported(
                 "RUB-COREML-107",
                 f"{kind}: {err or type(err).__name__}",
@@ -179,7 +156,7 @@ class Context(Facts):
         dtype: str | None = None,
         role: str = "mask",
     ) -> Var:
-        """A constant floating value, compressed where its graph says so; made once for all that ask for the same.
+        """A constant floating value, compressed where its graph says so; made once for all who ask alike.
 
         Args:
             change: applied before conversion (``how`` names it, and tells it from others).
@@ -217,7 +194,7 @@ class Context(Facts):
             self.decide(
                 "RUB-COREML-D11",
                 where,
-                f"{clipped.count} of {array.size} values beyond float16 become {clipped.value:g}",
+                f"{clipped.number} of {array.size} values beyond float16 become {clipped.value:g}",
                 "float16 ends at 65504, and infinities make NaN of masked softmax rows",
             )
         return half
@@ -232,7 +209,7 @@ class Context(Facts):
                 "bytes",
                 array.dtype.str,
                 array.shape,
-                blake2b(array.reshape(-1).view(np.uint8), digest_size=16).digest(),
+                blake2b(array.reshape(-1).view(np.uint8).data, digest_size=16).digest(),
             )
             if key in self._constants:
                 return self._constants[key]

@@ -1,4 +1,4 @@
-"""Values made from shapes and numbers. Most are constants after shape inference; these are for free dimensions."""
+"""Values made from shapes and numbers. Shape inference makes most constant; these are for free dimensions."""
 
 from __future__ import annotations
 

@@ -88,8 +88,10 @@ class Facts:
         return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
 
     def ints(self, node: ir.Node, name: str, index: int) -> tuple[int, ...] | None:
-        """Integers given as attribute ``name`` (older opsets) or as constant input ``index``; ``None`` when absent
-        or not constant (:meth:`given` tells which)."""
+        """Integers given as attribute ``name`` (older opsets) or as constant input ``index``.
+
+        ``None`` when absent or not constant (:func:`given` tells which).
+        """
         value = attr(node, name)
         if value is not None:
             return (int(value),) if isinstance(value, int) else tuple(int(v) for v in value)
@@ -144,7 +146,7 @@ def is_op(node: ir.Node | None, *names: str) -> bool:
 
 
 def only_use(value: ir.Value) -> ir.Node | None:
-    """The one node that reads ``value`` (once or several times); ``None`` when others do or it is an output."""
+    """The one node that reads ``value``, perhaps twice; ``None`` when others do or it is an output."""
     if value.is_graph_output():
         return None
     nodes = {use.node for use in value.uses()}

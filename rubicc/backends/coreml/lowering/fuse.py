@@ -1,7 +1,8 @@
 """Arithmetic in the graph that MIL has one operation for: layer norm, GELU, SiLU, linear layers.
 
-A fusion is found on the graph, before anything is written. It has a root (the node whose place the MIL operation
-takes) and covers nodes that are then not written; every value between them is read inside the fusion only.
+A fusion is found on the graph, before anything is written. It has a root (the node whose place the MIL
+operation takes) and covers nodes that are then not written; every value between them is read inside the
+fusion only.
 """
 
 from __future__ import annotations

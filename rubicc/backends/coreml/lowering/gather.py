@@ -31,9 +31,13 @@ def _check_gather(facts: Facts, node: ir.Node) -> Iterator[Refusal]:
     rank = facts.rank(node.inputs[0])
     if rank is None:
         yield unknown(f"the number of axes of the input of {node.op_type} is unknown")
-    elif array is not None and array.size and array.min() < 0:
-        if facts.size(node.inputs[0], axis_of(attr(node, "axis", 0), rank)) is None:
-            yield unknown(f"{node.op_type} from the end of an axis of free size")
+    elif (
+        array is not None
+        and array.size
+        and array.min() < 0
+        and facts.size(node.inputs[0], axis_of(attr(node, "axis", 0), rank)) is None
+    ):
+        yield unknown(f"{node.op_type} from the end of an axis of free size")
     if kind_of(node.inputs[0]) == "bool":
         yield refuse(f"{node.op_type} of truth values")
 
@@ -48,9 +52,10 @@ def gather(c: Context, node: ir.Node) -> None:
         size = c.size(node.inputs[0], axis)
         at = int(index) + (size or 0 if index < 0 else 0)
         mask = [a != axis for a in range(x.rank)]
+        begin, end = ([0 if m else n for m in mask] for n in (at, at + 1))
         made = c.op(
-            "slice_by_index", node, x=x, begin=[0 if m else at for m in mask], end=[0 if m else at + 1 for m in mask],
-            begin_mask=mask, end_mask=mask, squeeze_mask=[not m for m in mask],
+            "slice_by_index", node, x=x, begin=begin, end=end, begin_mask=mask, end_mask=mask,
+            squeeze_mask=[not m for m in mask],
         )  # fmt: skip
     else:
         made = c.op("gather", node, x=x, indices=_indices(c, node, axis), axis=axis)

@@ -9,18 +9,18 @@ PyTorch, and ONNX with ``linear_before_reset``::
     n = tanh(W_n x + b_n + r * (R_n h + b_h))    h' = (1 - z) n + z h
 
 No choice of weights turns one into the other, not even with ``b_h = 0``. From iOS18 on the operation has
-``reset_after`` with a bias of its own for each side. Before, one MIL ``gru`` of 2H units over 2T steps does it: its
-state is ``[h, u]``, and two steps make one.
+``reset_after`` with a bias of its own for each side. Before, one MIL ``gru`` of 2H units over 2T steps does
+it: its state is ``[h, u]``, and two steps make one.
 
 ::
 
     step A   u  <- tanh(e (R_n h + b_h)) = e (R_n h + b_h)  up to its cube     h  stays (z = 1)
     step B   h  <- (1 - z) tanh(W_n x + b_n + (1/e) (r * u)) + z h             u  is of no use any more
 
-``e`` is a power of two, so nothing is lost by dividing again; the linear part of tanh errs by ``(e v)^2 / 3`` relative,
-3e-7 for ``v = 1``. That needs fp32. A channel added to the input is 1 in step A and 0 in step B, and opens and closes
-gates: sigmoid(100) is 1 in fp32. In step A the other channels are 1 as well (they come from one padding), which
-reaches gates that the channel holds wide open or shut.
+``e`` is a power of two, so nothing is lost by dividing again; the linear part of tanh errs by ``(e v)^2 /
+3`` relative, 3e-7 for ``v = 1``. That needs fp32. A channel added to the input is 1 in step A and 0 in step
+B, and opens and closes gates: sigmoid(100) is 1 in fp32. In step A the other channels are 1 as well (they
+come from one padding), which reaches gates that the channel holds wide open or shut.
 """
 
 from __future__ import annotations

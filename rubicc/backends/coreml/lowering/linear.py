@@ -155,8 +155,8 @@ def _check_einsum(facts: Facts, node: ir.Node) -> Iterator[Refusal]:
     if len(operands) > 2:
         yield refuse("Einsum of more than two operands")
         return
-    if len(operands) == 2 and mil_form(*operands, result) is None:
-        groups = _Groups(*operands, result)
+    if len(operands) == 2 and mil_form(operands[0], operands[1], result) is None:
+        groups = _Groups(operands[0], operands[1], result)
         sizes = {
             label: facts.size(value, axis)
             for labels, value in zip(operands, node.inputs, strict=True)
@@ -170,14 +170,17 @@ def _check_einsum(facts: Facts, node: ir.Node) -> Iterator[Refusal]:
 
 
 def mil_form(first: str, second: str, result: str) -> bool | None:
-    """Whether MIL's einsum computes it: ``False`` as it stands, ``True`` with the operands exchanged, else ``None``."""
+    """Whether MIL's einsum computes it: ``False`` as is, ``True`` with operands exchanged, else ``None``.
+
+    The forms are ``abcd,adce->abce`` and ``abc,cbd->abd``.
+    """
     for a, b, swapped in ((first, second, False), (second, first, True)):
-        if len(a) == len(b) == len(result) == 4 and a[0] == b[0] == result[0] and a[2] == b[2] == result[2]:
-            if a[3] == b[1] and result[1] == a[1] and result[3] == b[3] and len({*a, *b}) == 5:
-                return swapped
-        if len(a) == len(b) == len(result) == 3 and a[1] == b[1] == result[1]:
-            if a[2] == b[0] and result[0] == a[0] and result[2] == b[2] and len({*a, *b}) == 4:
-                return swapped
+        if len({*a, *b}) != len(a) + 1 or len(a) != len(b):
+            continue
+        if len(a) == 4 and b[:3] == a[0] + a[3] + a[2] and result == a[:3] + b[3]:
+            return swapped
+        if len(a) == 3 and b[:2] == a[2] + a[1] and result == a[:2] + b[2]:
+            return swapped
     return None
 
 
@@ -195,7 +198,7 @@ def einsum(c: Context, node: ir.Node) -> None:
         made, labels = _summed(c, node, values[0], operands[0], result, "0")
         c.set(node.outputs[0], _ordered(c, node, made, labels, result, ""))
         return
-    swapped = mil_form(*operands, result)
+    swapped = mil_form(operands[0], operands[1], result)
     if swapped is not None:
         rank3 = len(result) == 3
         pair = values[::-1] if swapped else values

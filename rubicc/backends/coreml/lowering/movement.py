@@ -125,9 +125,9 @@ def concat(c: Context, node: ir.Node) -> None:
 def _check_split(facts: Facts, node: ir.Node) -> Iterator[Refusal]:
     yield from needs_constant(facts, given(node, 1), "the sizes of Split")
     rank = facts.rank(node.inputs[0])
-    if rank is not None and facts.ints(node, "split", 1) is None:
-        if facts.size(node.inputs[0], axis_of(attr(node, "axis", 0), rank)) is None:
-            yield unknown("Split of an axis of free size into equal parts")
+    equal = rank is not None and facts.ints(node, "split", 1) is None
+    if equal and facts.size(node.inputs[0], axis_of(attr(node, "axis", 0), rank or 1)) is None:
+        yield unknown("Split of an axis of free size into equal parts")
 
 
 @convert("Split", mil="split", check=_check_split)

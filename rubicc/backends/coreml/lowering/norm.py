@@ -74,9 +74,9 @@ def layer_norm(c: Context, node: ir.Node) -> None:
     axes = list(range(axis_of(attr(node, "axis", -1), rank), rank))
     sizes = [c.size(node.inputs[0], axis) or 1 for axis in axes]
     gamma, beta = (c.constant(given(node, index)) for index in (1, 2))
-    shaped = [None if one is None else np.broadcast_to(one, sizes) for one in (gamma, beta)]
+    gamma, beta = (None if one is None else np.broadcast_to(one, sizes) for one in (gamma, beta))
     eps = attr(node, "epsilon", 1e-5)
-    c.set(node.outputs[0], _layer_norm(c, node, c.var(node.inputs[0]), axes, eps, *shaped))
+    c.set(node.outputs[0], _layer_norm(c, node, c.var(node.inputs[0]), axes, eps, gamma, beta))
 
 
 @convert("RMSNormalization", mil="square reduce_mean rsqrt mul", check=_check_layer_norm)

@@ -9,15 +9,14 @@ import numpy as np
 FLOAT_TYPES = {"fp16": np.float16, "fp32": np.float32}
 HALF_MAX = 65504.0
 MASK = 3.0e4  # in place of masks beyond the range: the sum of two is finite, softmax of it is 0
-EPSILON = (
-    2.0**-23
-)  # twice float16's smallest number; halving it would make 1e-7, which Apple's own models use
+# Twice float16's smallest number; halving it would make 6e-8. Apple's own models use 1e-7.
+EPSILON = 2.0**-23
 
 
 class Clipped(NamedTuple):
     """How many values of an array were brought into range, and the largest magnitude used for them."""
 
-    count: int
+    number: int
     value: float
 
 

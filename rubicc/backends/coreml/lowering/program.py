@@ -1,8 +1,8 @@
-"""A graph becomes a MIL program, node by node, in the precision it will have: nothing is converted afterwards.
+"""A graph becomes a MIL program, node by node, in the precision it will have: nothing is converted later.
 
-coremltools' own conversion builds the program in float32, casts and cleans it in some ninety passes, and copies the
-weights on the way. Here constants are made once in their final type, fusions are found on the graph, and the only
-clean-up is the removal of what nobody reads.
+coremltools' own conversion builds the program in float32, casts and cleans it in some ninety passes, and
+copies the weights on the way. Here constants are made once in their final type, fusions are found on the
+graph, and the only clean-up is the removal of what nobody reads.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def lower(
 
 @contextmanager
 def _own_names() -> Iterator[None]:
-    """The builder numbers nameless constants for the whole process; here it starts at nought, for equal bytes."""
+    """The builder numbers nameless constants per process; here it starts at nought, for equal bytes."""
     from coremltools.converters.mil.mil import Builder
 
     before, Builder.name_count = Builder.name_count, defaultdict(int)
@@ -221,7 +221,7 @@ def _dim(dim: int | str | None) -> Any:
 
 
 def _prune(function: Any) -> None:
-    """Remove operations whose results nobody reads: bypassed movements, constants of operations never asked for."""
+    """Remove operations whose results nobody reads: bypassed movements, constants never asked for."""
     for op in reversed(list(function.operations)):
         if all(not var.child_ops and not var.consuming_blocks for var in op.outputs):
             function.remove_ops([op])

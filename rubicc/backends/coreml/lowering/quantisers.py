@@ -1,7 +1,8 @@
 """Quantisers of activations: MIL's quantize and dequantize where they have the grid, arithmetic elsewhere.
 
-A QONNX quantiser clips ``x / scale + zero`` to the format and rounds. MIL's pair (from iOS17) rounds and saturates to
-all of int8 or uint8, which is the same for full 8-bit formats rounded half to even. Everything else is written out.
+A QONNX quantiser clips ``x / scale + zero`` to the format and rounds. MIL's pair (from iOS17) rounds and
+saturates to all of int8 or uint8, which is the same for full 8-bit formats rounded half to even. Everything
+else is written out.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def _check_quant(facts: Facts, node: ir.Node) -> Iterator[Refusal]:
     f"{QONNX_DOMAIN}::Quant",
     f"{QONNX_DOMAIN}::IntQuant",
     mil="quantize dequantize real_div clip round mul",
-    note="full 8-bit grids from iOS17 on as quantize and dequantize, others as arithmetic; weights: compressed",
+    note="full 8-bit grids from iOS17 on as quantize and dequantize, others as arithmetic",
     check=_check_quant,
 )
 def quant(c: Context, node: ir.Node) -> None:

@@ -1,8 +1,10 @@
-"""LSTM and plain recurrence, and what all recurrent layers share: directions, states, layouts. GRU: ``gru.py``.
+"""LSTM and plain recurrence, and what all recurrent layers share: directions, states, layouts. GRU:
+``gru.py``.
 
-MIL runs a layer over (T, N, I) with gates in another order than ONNX and returns (T, N, D*H); ONNX's extra axis of
-directions is added only for those who read it. A layer that runs backwards is written as reverse, layer, reverse:
-what MIL's own ``reverse`` direction returns in which order is documented for no operation but the bidirectional LSTM.
+MIL runs a layer over (T, N, I) with gates in another order than ONNX and returns (T, N, D*H); ONNX's extra
+axis of directions is added only for those who read it. A layer that runs backwards is written as reverse,
+layer, reverse: what MIL's own ``reverse`` direction returns in which order is documented for no operation
+but the bidirectional LSTM.
 """
 
 from __future__ import annotations
@@ -83,9 +85,9 @@ def _check_recurrent(facts: Facts, node: ir.Node) -> Iterator[Refusal]:
     if unknown_names:
         yield refuse(f"{kind} with activation {', '.join(sorted(unknown_names))}")
     names = [n.lower() for n in attr(node, "activations") or ()]
-    if kind == "LSTM" and attr(node, "direction", "forward") == "bidirectional":
-        if names[: len(names) // 2] != names[len(names) // 2 :]:
-            yield refuse("LSTM whose directions have different activations")
+    both = kind == "LSTM" and attr(node, "direction", "forward") == "bidirectional"
+    if both and names[: len(names) // 2] != names[len(names) // 2 :]:
+        yield refuse("LSTM whose directions have different activations")
     if kind == "GRU":
         yield from check_gru(facts, node)
 
@@ -96,7 +98,7 @@ def read(c: Context, node: ir.Node) -> Layer:
     weights, recurrent = c.constant(node.inputs[1]), c.constant(node.inputs[2])
     assert weights is not None and recurrent is not None
     bias = c.constant(given(node, 3))
-    directions, width = weights.shape[:2]
+    directions = weights.shape[0]
     names = attr(node, "activations") or list(_DEFAULT[kind]) * directions
     per = len(_DEFAULT[kind])
     dtype = c.dtype
@@ -227,7 +229,7 @@ def _with_directions(c: Context, layer: Layer, index: int, var: Var) -> Var:
 
 
 def _merged(c: Context, value: ir.Value, var: Var, layer: Layer) -> None:
-    """Exporters move the directions beside the units (Transpose 0 2 1 3, Reshape): that is what MIL returned."""
+    """Exporters put the directions beside the units (Transpose 0 2 1 3, Reshape): what MIL returned."""
     for use in value.uses():
         turned = use.node
         if turned.op_type != "Transpose" or list(attr(turned, "perm", [])) != [0, 2, 1, 3]:
@@ -279,7 +281,7 @@ def rnn(c: Context, node: ir.Node) -> None:
 @convert(
     "GRU",
     mil="gru",
-    note="PyTorch's form (linear_before_reset): natively from iOS18 on, before it over two steps per step in fp32",
+    note="PyTorch's form (linear_before_reset): natively from iOS18 on, before it in two steps of fp32",
     check=_check_recurrent,
 )
 def gru(c: Context, node: ir.Node) -> None:

@@ -1,4 +1,4 @@
-"""The table of converters: which operator, from which target on, as which MIL operations, and what is refused."""
+"""The table of converters: which operator, from which target, as which MIL operations, what is refused."""
 
 from __future__ import annotations
 
