@@ -167,7 +167,7 @@ def read_by(node: ir.Node, weight: np.ndarray, x: np.ndarray, most: int) -> np.n
     groups = node.attributes.get_int("group", 1)
     padded = np.pad(x, [(0, 0), (0, 0), *((pads[i], pads[dims + i]) for i in range(dims))])
     spans = tuple(d * (k - 1) + 1 for d, k in zip(dilations, weight.shape[2:], strict=True))
-    seen = sliding_window_view(padded, spans, axis=tuple(range(2, 2 + dims)))
+    seen = sliding_window_view(padded, (1, 1, *spans))[(..., 0, 0, *[slice(None)] * dims)]
     seen = seen[(slice(None), slice(None), *(slice(None, None, s) for s in strides))]
     seen = seen[(..., *(slice(None, None, d) for d in dilations))]
     # (N, C, places..., taps...) to (groups, C / groups * taps, N * places)

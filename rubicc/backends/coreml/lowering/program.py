@@ -16,7 +16,7 @@ from typing import Any
 import onnx_ir as ir
 
 from rubicc.backends.base import Target, refuse
-from rubicc.backends.coreml import tools
+from rubicc.backends.coreml import compress, tools
 from rubicc.backends.coreml.lowering import fuse
 from rubicc.backends.coreml.lowering.check import refusals
 from rubicc.backends.coreml.lowering.context import Context, Var, Weight
@@ -121,10 +121,11 @@ class _Writer:
         program = Program()
         program.add_function("main", function)
         kept = {op.name for op in function.operations}
+        weights = {name: weight for name, weight in context.weights.items() if name in kept}
         return Lowered(
             program,
-            tuple(context.decisions.values()),
-            {name: weight for name, weight in context.weights.items() if name in kept},
+            (*context.decisions.values(), *compress.decisions(weights.values())),
+            weights,
             self.names,
             {name: node for name, node in context.provenance.items() if name in kept},
         )
