@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rubicc.backends.coreml.swift.names import property_names, type_name
+from rubicc.backends.coreml.swift.names import number, property_names, type_name
 from rubicc.backends.coreml.swift.ports import calls, chunks, crf, ctc, flip_flop, signal
 from rubicc.backends.coreml.swift.ports.tokenizer import Tokenizer
+from rubicc.backends.coreml.swift.ports.tokenizer_file import MOST_ID
 from rubicc.errors import RubiccError, Unsupported
 from rubicc.evidence.decision import Decision
-from rubicc.spec import QUANTILE, ModelMeta, TensorSpec
+from rubicc.spec import QUANTILE, ModelMeta, SignalSpec, TensorSpec
+from rubicc.text import printable
 
 TOKENIZER = "tokenizer.json"
 # Element type of a tensor -> Swift's. Core ML has no 64-bit integers; the package's are 32-bit.
@@ -20,6 +22,9 @@ _MOST_TOKENS = 512
 _FRAMES_WITHOUT_FIELD = 150
 _CHUNK = 4000
 _BLANK_SCORE = 2.0
+_LONGEST_STATE = 8
+_MOST = 1e6
+_MOST_SAMPLES = 1 << 24
 _SIGNAL_PARAMS: dict[str, Mapping[str, float]] = {
     "med-mad": {},
     "quantile": QUANTILE,
@@ -176,7 +181,7 @@ def _sequences(meta: ModelMeta | None, inputs: Sequence[Tensor], assets: Mapping
     config = meta.config if meta is not None else {}
     pad = config.get("pad_token_id")
     try:
-        tokenizer = Tokenizer(data, pad if isinstance(pad, int) else None)
+        tokenizer = Tokenizer(data, pad if isinstance(pad, int) and 0 <= pad <= MOST_ID else None)
     except RubiccError as err:
         raise _NotPossible(err.what) from err
     ids = _ids(inputs)
@@ -219,13 +224,16 @@ def _role(tensor: Tensor, ids: Tensor) -> str:
         return "bias"
     if tensor.scalar == "Int32" and len(tensor.shape) == 2 and "type" in tensor.name:
         return "zeros"
-    raise _NotPossible(f"the tokenizer gives nothing for the input {tensor.name[:40]!r}")
+    raise _NotPossible(f"the tokenizer gives nothing for the input {printable(tensor.name, 40)!r}")
 
 
 def _reads(meta: ModelMeta, inputs: Sequence[Tensor], outputs: Sequence[TensorSpec]) -> Reads:
-    spec, decoder, stride = meta.signal, meta.decoder, meta.stride
-    if spec is None or decoder is None or stride is None or meta.alphabet is None:
+    spec, decoder = meta.signal, meta.decoder
+    if spec is None or decoder is None or meta.stride is None or meta.alphabet is None:
         raise _NotPossible("the metadata lack signal, decoder, stride or alphabet")
+    stride = _whole("stride", meta.stride)
+    if not (isinstance(meta.alphabet, str) and meta.alphabet.isascii() and meta.alphabet.isprintable()):
+        raise _NotPossible("the alphabet is not printable ASCII")
     if (
         len(inputs) != 1
         or len(inputs[0].shape) != 3
@@ -240,12 +248,14 @@ def _reads(meta: ModelMeta, inputs: Sequence[Tensor], outputs: Sequence[TensorSp
     find, expression = _finder(meta, columns)
     letters = meta.alphabet if decoder.kind == "flipflop" else meta.alphabet[1:]
     return Reads(
-        signal.of_spec(spec.normalisation, {**_SIGNAL_PARAMS[spec.normalisation], **spec.params}),
-        float(spec.sampling_rate),
+        _normalisation(spec),
+        _positive("sampling rate", spec.sampling_rate),
         _plan(meta, stride, length),
         max(1, batch),
         expression,
-        calls.ReadDecoder(find, letters, float(decoder.qscale), float(decoder.qbias)),
+        calls.ReadDecoder(
+            find, letters, _number("quality scale", decoder.qscale), _number("quality bias", decoder.qbias)
+        ),
         columns,
     )
 
@@ -254,6 +264,8 @@ def _finder(meta: ModelMeta, columns: int) -> tuple[Callable[[calls.Scores], cal
     """The port of the path finder, and the Swift expression of it."""
     assert meta.decoder is not None and meta.alphabet is not None
     kind, params, letters = meta.decoder.kind, meta.decoder.params, len(meta.alphabet)
+    if kind not in ("ctc", "flipflop", "crf"):
+        raise _NotPossible(f"Swift has no decoder {printable(str(kind), 40)!r}")
     if kind == "ctc":
         if columns != letters:
             raise _NotPossible(f"{columns} columns for the {letters} labels of {meta.alphabet!r}")
@@ -264,14 +276,44 @@ def _finder(meta: ModelMeta, columns: int) -> tuple[Callable[[calls.Scores], cal
                 f"{columns} columns; flip-flop decoding takes {flip_flop.TRANSITIONS} over 4 bases"
             )
         return flip_flop.decode, "FlipFlop.decode"
-    states = 4 ** int(params.get("state_len", 0))
-    blank = float(params.get("blank_score", _BLANK_SCORE))
+    states = 4 ** _whole("state length", params.get("state_len", 0), _LONGEST_STATE)
+    blank = _number("score of the blank", params.get("blank_score", _BLANK_SCORE))
     if letters != 5 or columns not in (4 * states, crf.EDGES * states) or states < 4:
         raise _NotPossible(f"{columns} columns do not fit a CRF of {states} states over 4 bases")
     return (
         lambda scores: crf.decode(scores, states, blank),
-        f"{{ try CRF.decode($0, states: {states}, blank: {blank!r}) }}",
+        f"{{ try CRF.decode($0, states: {states}, blank: {number(blank)}) }}",
     )
+
+
+def _normalisation(spec: SignalSpec) -> signal.Normalisation:
+    usual = _SIGNAL_PARAMS.get(str(spec.normalisation))
+    if usual is None:
+        raise _NotPossible(f"Swift has no normalisation {printable(str(spec.normalisation), 40)!r}")
+    params = {name: _number(name, spec.params.get(name, value)) for name, value in usual.items()}
+    if "stdev" in params:
+        _positive("stdev", params["stdev"])
+    return signal.of_spec(spec.normalisation, params)
+
+
+def _number(what: str, value: object) -> float:
+    """A finite number of the metadata, whose values nobody checked."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < _MOST:
+        raise _NotPossible(f"the metadata's {printable(what, 60)} is no number below {_MOST:g}")
+    return float(value)
+
+
+def _positive(what: str, value: object) -> float:
+    found = _number(what, value)
+    if found <= 0:
+        raise _NotPossible(f"the metadata's {what} is not above 0")
+    return found
+
+
+def _whole(what: str, value: object, most: int = _MOST_SAMPLES) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise _NotPossible(f"the metadata's {what} is no whole number of 1 to {most}")
+    return value
 
 
 def _plan(meta: ModelMeta, stride: int, length: int) -> chunks.Plan:
@@ -279,7 +321,7 @@ def _plan(meta: ModelMeta, stride: int, length: int) -> chunks.Plan:
     asked = meta.overlap
     if asked is None:
         asked = meta.receptive_field if meta.receptive_field is not None else _FRAMES_WITHOUT_FIELD * stride
-    shared = _round_up(asked, 2 * stride)
+    shared = _round_up(_whole("overlap", asked), 2 * stride) if asked else 0
     if length > 0:
         if length % stride:
             raise _NotPossible(f"the model's {length} samples are no multiple of its stride {stride}")
@@ -288,7 +330,7 @@ def _plan(meta: ModelMeta, stride: int, length: int) -> chunks.Plan:
                 f"windows of {length} samples cannot overlap by the {shared} that the model needs"
             )
         return chunks.Plan(length, shared, stride, True)
-    taken = _round_up(meta.chunk or max(_CHUNK, 4 * shared), stride)
+    taken = _round_up(_whole("chunk", meta.chunk or max(_CHUNK, 4 * shared)), stride)
     if shared >= taken:
         raise _NotPossible(f"windows of {taken} samples cannot overlap by {shared}")
     return chunks.Plan(taken, shared, stride, False)

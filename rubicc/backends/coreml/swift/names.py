@@ -7,13 +7,14 @@ import re
 
 from rubicc.text import printable
 
-# Swift keywords that cannot name a property without backticks.
-_KEYWORDS = frozenset(
+# Swift keywords, and the names that the wrapper's own code has for other things.
+_TAKEN = frozenset(
     """
     associatedtype class deinit enum extension fileprivate func import init inout internal let open operator
     private precedencegroup protocol public rethrows static struct subscript typealias var break case catch
     continue default defer do else fallthrough for guard if in repeat return throw switch where while any as
     await false is nil self super throws true try actor async some
+    array check features init model
     """.split()  # noqa: SIM905
 )
 
@@ -26,7 +27,7 @@ def type_name(name: str) -> str:
 
 
 def property_names(names: list[str]) -> list[str]:
-    """``input_ids`` as ``inputIds``, each different, in order."""
+    """``input_ids`` as ``inputIds``, each different and no word of Swift's or the wrapper's, in order."""
     taken: set[str] = set()
     made = []
     for name in names:
@@ -37,22 +38,27 @@ def property_names(names: list[str]) -> list[str]:
         word = word[0].lower() + word[1:]
         if word[0].isdigit():
             word = "value" + word
+        if word in _TAKEN:
+            word += "Value"
         unique, count = word, 2
         while unique in taken:
             unique, count = f"{word}{count}", count + 1
         taken.add(unique)
-        made.append(f"`{unique}`" if unique in _KEYWORDS else unique)
+        made.append(unique)
     return made
 
 
 def literal(text: str) -> str:
-    """A Swift string literal that holds exactly ``text``."""
+    """A Swift string literal that holds exactly ``text``; halves of surrogate pairs, which Swift's strings
+    cannot hold, become U+FFFD."""
     made = []
     for letter in text:
         if letter in '\\"':
             made.append("\\" + letter)
         elif letter.isprintable():
             made.append(letter)
+        elif 0xD800 <= ord(letter) <= 0xDFFF:
+            made.append("\ufffd")
         else:
             made.append(f"\\u{{{ord(letter):x}}}")
     return '"' + "".join(made) + '"'

@@ -35,10 +35,11 @@ def posteriors(w: array[float]) -> None:
             flip = 0.0
             for s in range(8):
                 flip += alpha[a + s] * w[e + b * 8 + s]
-            flop = alpha[a + b] * w[e + 32 + b] + alpha[a + 4 + b] * w[e + 36 + b]
+            entered = alpha[a + b] * w[e + 32 + b]
+            stayed = alpha[a + 4 + b] * w[e + 36 + b]
             alpha[a + 8 + b] = flip
-            alpha[a + 12 + b] = flop
-            total += flip + flop
+            alpha[a + 12 + b] = entered + stayed
+            total += flip + (entered + stayed)
         for s in range(8):
             alpha[a + 8 + s] /= total
     beta = [1.0] * 8

@@ -105,10 +105,12 @@ class Tokenizer:
 
     def encode(self, text: str) -> Encoding:
         """Ids of a whole text in the model's template, however long it is."""
-        body = self.tokens(text)
+        return self.framed(self.tokens(text))
+
+    def framed(self, body: Encoding) -> Encoding:
+        """Tokens in the model's template."""
         ids = self.before + body.ids + self.after
-        starts = [-1 for _ in self.before] + body.starts + [-1 for _ in self.after]
-        return Encoding(ids, starts)
+        return Encoding(ids, [-1] * len(self.before) + body.starts + [-1] * len(self.after))
 
     def windows(self, text: str, length: int, overlap: int = 0) -> list[Window]:
         """Windows of ``length`` tokens with the template; neighbours share ``overlap`` of the text's."""
@@ -127,9 +129,10 @@ class Tokenizer:
 
     def window(self, body: Encoding, start: int, stop: int, length: int) -> Window:
         """Tokens ``[start, stop)`` of a text in the template, padded to ``length``."""
-        ids = self.before + body.ids[start:stop] + self.after
-        starts = [-1 for _ in self.before] + body.starts[start:stop] + [-1 for _ in self.after]
-        mask = [1.0 for _ in ids]
+        taken = self.framed(Encoding(body.ids[start:stop], body.starts[start:stop]))
+        ids = taken.ids
+        starts = taken.starts
+        mask = [1.0] * len(ids)
         while len(ids) < length:
             if self.pad is None:
                 raise text_refused("the tokenizer has no padding token")

@@ -27,10 +27,11 @@ enum FlipFlop {
             for b in 0..<4 {
                 var flip = 0.0
                 for s in 0..<8 { flip += alpha[a + s] * Double(w[e + b * 8 + s]) }
-                let flop = alpha[a + b] * Double(w[e + 32 + b]) + alpha[a + 4 + b] * Double(w[e + 36 + b])
+                let entered = alpha[a + b] * Double(w[e + 32 + b])
+                let stayed = alpha[a + 4 + b] * Double(w[e + 36 + b])
                 alpha[a + 8 + b] = flip
-                alpha[a + 12 + b] = flop
-                total += flip + flop
+                alpha[a + 12 + b] = entered + stayed
+                total += flip + (entered + stayed)
             }
             for s in 0..<8 { alpha[a + 8 + s] /= total }
         }

@@ -190,10 +190,15 @@ public struct Tokenizer: Sendable {
 
     /// Ids of a whole text in the model's template, however long it is.
     public func encode(_ text: String) throws -> Encoding {
-        let body = try tokens(text)
-        let ids = before + body.ids + after
-        let starts = before.map { _ in -1 } + body.starts + after.map { _ in -1 }
-        return Encoding(ids: ids, starts: starts)
+        framed(try tokens(text))
+    }
+
+    /// Tokens in the model's template.
+    func framed(_ body: Encoding) -> Encoding {
+        var whole = Encoding(ids: before, starts: [Int](repeating: -1, count: before.count))
+        whole.ids += body.ids + after
+        whole.starts += body.starts + [Int](repeating: -1, count: after.count)
+        return whole
     }
 
     /// A text in windows of `length` tokens, template included, of which neighbours share `overlap` tokens of
@@ -215,9 +220,10 @@ public struct Tokenizer: Sendable {
     }
 
     func window(_ body: Encoding, _ from: Int, _ to: Int, _ length: Int) throws -> Window {
-        var ids = before + body.ids[from..<to] + after
-        var starts = before.map { _ in -1 } + body.starts[from..<to] + after.map { _ in -1 }
-        var mask = ids.map { _ in Float(1) }
+        let taken = framed(Encoding(ids: Array(body.ids[from..<to]), starts: Array(body.starts[from..<to])))
+        var ids = taken.ids
+        var starts = taken.starts
+        var mask = [Float](repeating: 1, count: ids.count)
         while ids.count < length {
             guard let pad = pad else { throw ModelError.textRefused("the tokenizer has no padding token") }
             ids.append(pad)
