@@ -233,6 +233,8 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": streams,
             "ENABLE_CPU_PINNING": False,  # two pinned processes share one core and leave the others idle
+            # Reads in one piece have a length each; OpenVINO would keep kernels of the last 5,000 of them.
+            "CPU_RUNTIME_CACHE_CAPACITY": 64,
         }
         planned = data["openvino"]["static_shapes"]
         # A caller may cut the batch (first axis) into one part per stream.
