@@ -1,4 +1,4 @@
-"""The model description: inputs, outputs, states and texts as an app sees them, checked against the program."""
+"""The model description: inputs, outputs, states and texts as an app sees them, held to the program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a saved ``.mlpackage``: manifest, model file, weight references; everything checked, nothing run."""
+"""Reading a saved ``.mlpackage``: manifest, model file, weight references; all checked, nothing run."""
 
 from __future__ import annotations
 

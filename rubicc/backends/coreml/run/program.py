@@ -315,7 +315,7 @@ class Feature:
 
     Attributes:
         name: name.
-        kind: ``array``, ``image``, ``dictionary``, ``int64``, ``double``, ``string``, ``sequence`` or ``none``.
+        kind: ``array``, ``image``, ``dictionary``, ``int64``, ``double``, ``string``, ``sequence``, ``none``.
         dtype: element type of an array, ``fp32``; empty for other kinds.
         shapes: shapes allowed; ``None`` when the file gives none (outputs of flexible models).
         optional: may be left out of the feeds.

@@ -163,7 +163,9 @@ class Values:
         return kept.reshape(declared.shape)  # type: ignore[arg-type]
 
     def bad_type(self, what: str, where: str) -> ModelRefused:
+        """The error of a type that contradicts itself."""
         return ModelRefused("RUB-COREML-213", f"malformed type: {what}", where=where)
 
     def bad_value(self, what: str, where: str) -> ModelRefused:
+        """The error of a constant that does not fit its type."""
         return ModelRefused("RUB-COREML-214", f"malformed constant: {what}", where=where)

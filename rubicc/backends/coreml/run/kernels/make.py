@@ -82,7 +82,7 @@ def cumsum(c: Context, *, x: Tensor, axis: int = 0, exclusive: bool = False, rev
 @kernel("argsort", host="axis ascending")
 def argsort(c: Context, *, x: Tensor, axis: int = -1, ascending: bool = False) -> Tensor:
     """Places in order of value; equal values keep their order."""
-    return torch.sort(x, axis, descending=not ascending, stable=True).indices
+    return torch.sort(x, dim=axis, descending=not ascending, stable=True).indices
 
 
 @kernel("topk", host="k axis ascending sort return_indices output_indices_dtype", moves=True)
@@ -99,7 +99,7 @@ def topk(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The largest (smallest) ``k`` values along an axis and their places; -1 takes all."""
     axis = axis_of(axis, x.dim())
-    values, places = torch.sort(x, axis, descending=not ascending, stable=True)
+    values, places = torch.sort(x, dim=axis, descending=not ascending, stable=True)
     count = x.shape[axis] if k == -1 else k
     values = values.narrow(axis, 0, count).clone()
     return (values, places.narrow(axis, 0, count).clone()) if return_indices else values

@@ -155,6 +155,7 @@ class Context:
             raise self.too_long(f"more than {self.limits.seconds:g} seconds")
 
     def too_long(self, what: str) -> ModelRefused:
+        """The error of a run that passes a limit of time."""
         return ModelRefused(
             "RUB-COREML-243",
             what,

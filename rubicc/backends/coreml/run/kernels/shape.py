@@ -26,8 +26,8 @@ def identity(c: Context, *, x: object) -> object:
 def reshape(c: Context, *, x: Tensor, shape: list[int]) -> Tensor:
     """New shape; one -1 is worked out, a 0 stands for the input's size.
 
-    Up to iOS 16 a 0 means the same axis counted from the front; from iOS 17 counted from the back, and 1 where
-    the input has no such axis.
+    Up to iOS 16 a 0 means the same axis counted from the front; from iOS 17 counted from the back, and 1
+    where the input has no such axis.
     """
     sizes = list(shape)
     if c.opset >= 7:
