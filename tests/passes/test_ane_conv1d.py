@@ -35,7 +35,8 @@ def convolution(
 @settings(max_examples=80, deadline=None)
 @given(
     st.sampled_from(["Conv", "ConvTranspose"]), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3),
-    st.integers(1, 7), st.integers(1, 3), st.integers(1, 3), st.integers(0, 4), st.integers(0, 4), st.booleans(),
+    st.integers(1, 7), st.integers(1, 3), st.integers(1, 3), st.integers(0, 4), st.integers(0, 4),
+    st.booleans(),
 )  # fmt: skip
 def test_any_convolution(
     op: str, groups: int, inputs: int, outputs: int, taps: int, stride: int, dilation: int, before: int,
@@ -85,7 +86,8 @@ def quantised() -> Graph:
         [
             node("Quant", "x sx zero eight", "q", signed=1, narrow=0),
             node("Quant", "w sw zero four", "wq", signed=1, narrow=1),
-            node("Conv", "q wq", "a", pads=[1, 1]), node("Relu", "a", "r"), node("Conv", "r wq b", "y", group=1),
+            node("Conv", "q wq", "a", pads=[1, 1]), node("Relu", "a", "r"),
+            node("Conv", "r wq b", "y", group=1),
         ],
         {"x": ["N", 4, "T"]}, {"y": ["N", 4, None]},
         {
@@ -123,14 +125,16 @@ def network() -> Graph:
     return graph(
         [
             node("Conv", "x w0", "a", strides=[3], pads=[4, 4]), norm("a", "n"), node("Relu", "n", "s"),
-            node("Conv", "s g", "c", group=2, pads=[2, 2]), node("Conv", "c p b", "d"), node("Conv", "s p", "e"),
+            node("Conv", "s g", "c", group=2, pads=[2, 2]), node("Conv", "c p b", "d"),
+            node("Conv", "s p", "e"),
             node("Add", "d e", "f"), node("Mul", "f scale", "m"), node("Sigmoid", "m", "g1"),
-            node("Conv", "g1 h", "l"), node("Transpose", "l", "t", perm=[2, 0, 1]), node("LogSoftmax", "t", "y", axis=-1),
+            node("Conv", "g1 h", "l"), node("Transpose", "l", "t", perm=[2, 0, 1]),
+            node("LogSoftmax", "t", "y", axis=-1),
         ],
         {"x": ["N", 1, "T"]}, {"y": [None, "N", 5]},
         {
-            "w0": weights(6, 1, 9), "g": weights(6, 3, 5), "p": weights(6, 6, 1), "b": weights(6), "h": weights(5, 6, 1),
-            "scale": weights(1, 6, 1), **norm_constants(6),
+            "w0": weights(6, 1, 9), "g": weights(6, 3, 5), "p": weights(6, 6, 1), "b": weights(6),
+            "h": weights(5, 6, 1), "scale": weights(1, 6, 1), **norm_constants(6),
         },
     )  # fmt: skip
 
@@ -156,7 +160,8 @@ def test_what_stays_is_said() -> None:
     record = run_pass(get(PASS)(), old)
     assert not record.changed and "older" in record.notes[0].what
     indices = graph(
-        [node("MaxPool", "x", "y i", kernel_shape=[2])], {"x": ["N", 2, 8]}, {"y": ["N", 2, 7], "i": ["N", 2, 7]}, types={"i": 7}
+        [node("MaxPool", "x", "y i", kernel_shape=[2])],
+        {"x": ["N", 2, 8]}, {"y": ["N", 2, 7], "i": ["N", 2, 7]}, types={"i": 7},
     )  # fmt: skip
     record = run_pass(get(PASS)(), indices)
     assert not record.changed and "indices" in record.notes[0].what

@@ -132,7 +132,7 @@ def test_views_meet_and_vanish_around_recurrent_layers() -> None:
 
 
 def test_graph_inputs_and_outputs_keep_their_names() -> None:
-    """A chain that cancels between the ends of a graph leaves what it must; a Reshape of symbols is a view."""
+    """A chain that cancels between a graph's ends leaves what it must; a Reshape of symbols is a view."""
     before = graph(
         [
             node("Reshape", "x shape", "a"), node("Squeeze", "a two", "y"),
@@ -148,7 +148,10 @@ def test_graph_inputs_and_outputs_keep_their_names() -> None:
 
 def test_a_reshape_that_mixes_axes_stays() -> None:
     before = graph(
-        [node("Reshape", "x s", "a"), node("Transpose", "a", "b", perm=[0, 2, 1]), node("Reshape", "b t", "y")],
+        [
+            node("Reshape", "x s", "a"), node("Transpose", "a", "b", perm=[0, 2, 1]),
+            node("Reshape", "b t", "y"),
+        ],
         {"x": ["N", 12]}, {"y": ["N", 12]}, {"s": np.asarray([0, 3, 4]), "t": np.asarray([0, 12])},
     )  # fmt: skip
     apply_and_check("ane.remove-transposes", before, expect_changed=False)
@@ -162,7 +165,8 @@ def test_a_permutation_applied_backwards_fails(monkeypatch: pytest.MonkeyPatch) 
     before = graph(
         [
             node("Relu", "x", "v"), node("Transpose", "v", "a", perm=[1, 2, 0]),
-            node("Transpose", "a", "b", perm=[0, 2, 1]), node("Transpose", "b", "c", perm=[2, 1, 0]), node("Neg", "c", "y"),
+            node("Transpose", "a", "b", perm=[0, 2, 1]), node("Transpose", "b", "c", perm=[2, 1, 0]),
+            node("Neg", "c", "y"),
         ],
         {"x": [3, 3, 3]}, {"y": [3, 3, 3]},
     )  # fmt: skip
