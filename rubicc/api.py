@@ -17,7 +17,7 @@ from rubicc.settings import Settings, resolve
 if TYPE_CHECKING:
     import torch
 
-    from rubicc.backends.base import Finding
+    from rubicc.backends.base import Checked, Finding
     from rubicc.driver.inspection import Inspection
     from rubicc.driver.verification import Verification
     from rubicc.evidence.diff import Change
@@ -31,6 +31,7 @@ __all__ = [
     "basecall",
     "bench",
     "check",
+    "check_files",
     "compile",
     "diff",
     "evaluate",
@@ -86,6 +87,44 @@ def check(
     lowered = lower(read_source(model, settings), settings.inputs, settings.seed)
     graph, _ = bound(lowered.graph, backend, settings)
     return backend.check(graph, target)
+
+
+def check_files(
+    path: str | Path,
+    *,
+    audit: str | Path | None = None,
+    settings: Settings | None = None,
+    **flags: Any,
+) -> Checked | None:
+    """What ``settings.target`` says of a file in its own form, e.g. of any ``.mlpackage``; writes nothing.
+
+    Args:
+        path: the file or folder.
+        audit: what the target's own audit script has measured on a device.
+
+    Returns:
+        ``None`` where the target has no such form or ``path`` is none: it is then a model to be read.
+
+    Raises:
+        RubiccError: the file is damaged.
+        UsageError: ``RUB-DRV-018``: an audit, and no file it could be about.
+    """
+    from rubicc.backends import registry
+    from rubicc.errors import UsageError
+
+    settings = settings or resolve(flags)
+    target = registry.parse_target(settings.target)
+    backend = registry.get(target)
+    suffix = getattr(backend, "suffix", "")
+    if not suffix or Path(path).suffix != suffix:
+        if audit is None:
+            return None
+        what = f"--audit goes with a file that {settings.target} has written{f' (*{suffix})' * bool(suffix)}"
+        raise UsageError("RUB-DRV-018", what, where=str(path), hint="give --target coreml and a package")
+    found: Checked = backend.check_files(  # type: ignore[attr-defined]  # goes with `suffix`
+        Path(path), target, strict=settings.strict, audit=Path(audit) if audit is not None else None
+    )
+    return found
 
 
 def inspect(

@@ -213,6 +213,21 @@ class Facts:
     activation_bytes: int | None
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What a target says of files in its own form, which it may not have written.
+
+    Attributes:
+        findings: errors and warnings.
+        lines: the whole of it for people.
+        details: the whole of it as plain JSON values.
+    """
+
+    findings: tuple[Finding, ...]
+    lines: tuple[str, ...]
+    details: Mapping[str, Any]
+
+
 @runtime_checkable
 class Session(Protocol):
     """Runs emitted files. ``run`` may be called from several threads at once."""
@@ -268,9 +283,12 @@ class Backend(Protocol):
         exact_precisions: those whose graph must compute the source in float64; absent = fp32.
         wants: names of further options of ``prepare`` and ``plan``: ``shapes``, ``assets``, ``name``,
             ``example`` and ``strict``.
+        preparing: ids of passes that ``prepare`` runs and takes options for.
         twins(graph, plan): a context manager with :class:`Twin` comparisons for the proof.
         judge(folder): name and :data:`Run` of a second opinion on new data, where ``readback`` is ``None``.
         facts(folder): :class:`Facts` for ``inspect``, where ``readback`` is ``None``.
+        suffix: how names of files in the target's own form end, and with it
+        check_files(path, target, strict, audit): what is :class:`Checked` of such a file or folder.
         device_runtime: the runtime whose latency counts, where it is not the one that proves.
     """
 

@@ -18,8 +18,10 @@ from rubicc.evidence.report import (
     Measure,
     NotMeasured,
     PassRow,
+    Placement,
     Report,
     SignalPicture,
+    decode_placement,
 )
 from rubicc.frontend.feeds import Feeds
 
@@ -57,6 +59,7 @@ def make_report(build: Build, folder: Path) -> Report:
         measured=_measures(build),
         not_measured=tuple(missing),
         signal=_picture(build),
+        placement=_placement(build),
         machine=machine(),
     )
 
@@ -239,6 +242,12 @@ def _measures(build: Build) -> tuple[Measure, ...]:
             )
         )
     return tuple(rows)
+
+
+def _placement(build: Build) -> Placement | None:
+    """Where a target says its operations would run, as ``emit`` has found it."""
+    found = build.evidence.get("emit", {}).get("placement")
+    return decode_placement(found) if found is not None else None
 
 
 def _picture(build: Build) -> SignalPicture | None:

@@ -26,6 +26,7 @@ def render(report: Report) -> str:
         _accuracy(report),
         _measurements(report),
         _layers_pictures(report),
+        _placement(report),
         _signal(report),
         _decisions(report),
         _layers_table(report.layers),
@@ -91,6 +92,32 @@ def _layers_pictures(report: Report) -> str:
     figures = [f"<figure><figcaption>{title}</figcaption>{svg}</figure>" for title, svg in drawn if svg]
     note = "<p>Numbers under the columns are the rows of the layer table.</p>" if figures else ""
     return _section("By layer", note + "".join(figures)) if figures else ""
+
+
+def _placement(report: Report) -> str:
+    placed = report.placement
+    if placed is None:
+        return ""
+    kinds = [placed.statuses[status] for status, _ in placed.ops]
+    titles = [f"{i + 1} {words}: {status}" for i, (status, words) in enumerate(placed.ops)]
+    counts = {status: sum(found == status for found, _ in placed.ops) for status in placed.statuses}
+    legend = ", ".join(
+        f'<b class="{kind}">{counts[status]:,} {_t(status)}</b>' for status, kind in placed.statuses.items()
+    )
+    svg = pictures.squares(kinds, titles, label=f"{placed.title}: {len(kinds)} operations in order")
+    rows = [
+        (
+            f'<b class="{placed.statuses[row.status]}">{_t(row.status)}</b>',
+            f"{row.count:,} {_t(row.op)}",
+            f"{_t(row.reason)}<small>{_t(row.remedy)}</small>",
+            f"<code>{_t(row.code)}</code><small>{_t(row.source)}</small>",
+        )
+        for row in placed.outside
+    ]
+    figure = f"<figure><figcaption>{legend}. {_t(placed.caption)}</figcaption>{svg}</figure>"
+    return _section(
+        _t(placed.title), figure + _table(("", "operations", "why, and what helps", "rule"), rows)
+    )
 
 
 def _signal(report: Report) -> str:

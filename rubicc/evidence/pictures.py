@@ -16,6 +16,10 @@ WIDTH = 960
 LEFT = 64
 MAX_SHOWN_BASES = 80
 MAX_SHOWN_SAMPLES = 1200
+SQUARES_PER_ROW = 60
+MAX_SQUARES = 3000
+# Share of its place that a square fills: what matters is large even without colours.
+SQUARE_SIZES = {"good": 0.55, "unsure": 0.8, "bad": 0.95}
 
 
 def columns(
@@ -111,6 +115,34 @@ def signal(picture: SignalPicture) -> str:
     label = f"signal of read {_text(picture.read_id)} with {len(bases)} called bases"
     inner = "".join(scale + times + marks) + f'<polyline class="signal" points="{line}"/>'
     return f'<svg viewBox="0 0 {WIDTH} 198" role="img" aria-label="{label}">{inner}</svg>'
+
+
+def squares(kinds: Sequence[str], titles: Sequence[str], *, label: str) -> str:
+    """One square per operation, row by row in the order they run; the worse, the larger.
+
+    Args:
+        kinds: ``good``, ``unsure`` or ``bad`` per operation. Of more than :data:`MAX_SQUARES` operations,
+            neighbours share a square, which shows the worst of them.
+        titles: tooltip per operation.
+    """
+    if not kinds:
+        return ""
+    step = -(-len(kinds) // MAX_SQUARES)
+    cell, drawn = WIDTH / SQUARES_PER_ROW, []
+    for number, first in enumerate(range(0, len(kinds), step)):
+        group = range(first, min(first + step, len(kinds)))
+        shown = max(group, key=lambda i: SQUARE_SIZES[kinds[i]])
+        side = cell * SQUARE_SIZES[kinds[shown]]
+        row, column = divmod(number, SQUARES_PER_ROW)
+        x, y = (place * cell + (cell - side) / 2 for place in (column, row))
+        more = f" and {len(group) - 1} beside it" if len(group) > 1 else ""
+        drawn.append(
+            f'<rect class="{kinds[shown]}" x="{x:.1f}" y="{y:.1f}" width="{side:.1f}" height="{side:.1f}" '
+            f'rx="1"><title>{_text(titles[shown] + more)}</title></rect>'
+        )
+    height = -(-len(drawn) // SQUARES_PER_ROW) * cell
+    inner = "".join(drawn)
+    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{_text(label)}">{inner}</svg>'
 
 
 def _apart(xs: Sequence[float], gap: float, right: float) -> list[float]:

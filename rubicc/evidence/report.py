@@ -98,6 +98,44 @@ class SignalPicture:
 
 
 @dataclass(frozen=True)
+class Outside:
+    """Operations that do not run where the target wants them, for one reason.
+
+    Attributes:
+        status: a key of :attr:`Placement.statuses`.
+        count, op: how many of which operator.
+        code: of the rule.
+        reason, remedy, source: of the first of them; the source is an address.
+    """
+
+    status: str
+    count: int
+    op: str
+    code: str
+    reason: str
+    remedy: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Placement:
+    """On which device the operations of the emitted form would run.
+
+    Attributes:
+        title, caption: of the section; the caption says what the verdicts rest on.
+        statuses: status -> ``good``, ``unsure`` or ``bad``.
+        ops: (status, words) of each operation, in the order they run.
+        outside: why some are not where they should be.
+    """
+
+    title: str
+    caption: str
+    statuses: Mapping[str, str]
+    ops: tuple[tuple[str, str], ...]
+    outside: tuple[Outside, ...] = ()
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything report.html shows.
 
@@ -108,6 +146,7 @@ class Report:
         totals: facts of the compiled graph (MACs, bytes, receptive field ...), in display order.
         gaps: comparison name -> gap, e.g. ``"y: ONNX Runtime against PyTorch"``.
         shapes: input name -> shape at which layers and gaps were taken.
+        placement: where the operations would run; ``None`` where the target has one place only.
         machine: facts of the machine that compiled.
     """
 
@@ -127,6 +166,7 @@ class Report:
     measured: tuple[Measure, ...] = ()
     not_measured: tuple[NotMeasured, ...] = ()
     signal: SignalPicture | None = None
+    placement: Placement | None = None
     machine: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -198,4 +238,22 @@ def _decode(data: Mapping[str, Any]) -> Report:
         picture["signal"] = tuple(picture["signal"])
         picture["bases"] = tuple((int(at), str(base)) for at, base in picture["bases"])
         values["signal"] = SignalPicture(**picture)
+    if values.get("placement") is not None:
+        values["placement"] = decode_placement(values["placement"])
     return Report(**values)
+
+
+def decode_placement(data: Mapping[str, Any]) -> Placement:
+    """A placement from plain values.
+
+    Raises:
+        UsageError, TypeError, KeyError, ValueError: wrong form.
+    """
+    given = strict_fields(Placement, data, "placement")
+    return Placement(
+        **given
+        | {
+            "ops": tuple((str(status), str(words)) for status, words in given["ops"]),
+            "outside": tuple(Outside(**row) for row in given["outside"]),
+        }
+    )

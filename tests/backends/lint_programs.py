@@ -12,7 +12,7 @@ import numpy as np
 from rubicc.backends.coreml.lint import LintReport, lint
 from rubicc.backends.coreml.lint.report import OpVerdict
 from rubicc.backends.coreml.run.load import load
-from rubicc.backends.coreml.run.program import Package, Program, TensorType, Value
+from rubicc.backends.coreml.run.program import Operation, Package, Program, TensorType, Value
 from rubicc.backends.coreml.tools import OPSETS, coremltools, quiet
 
 Inputs = Mapping[str, tuple[Sequence[Any], str]]
@@ -64,19 +64,30 @@ def read(folder: Path, inputs: Inputs, build: Callable[..., Any], **options: Any
     return load(save(folder, inputs, build, **options))
 
 
-def with_shapes(package: Package, shapes: Mapping[str, tuple[int | None, ...]]) -> Package:
-    """The package with other shapes declared for the results of operations."""
+def edited(
+    package: Package,
+    shapes: Mapping[str, tuple[int | None, ...]] | None = None,
+    kinds: Mapping[str, str] | None = None,
+) -> Package:
+    """The package with other shapes, or other operators, for operations named by their result.
 
-    def changed(value: Value) -> Value:
+    For what coremltools' builder does not write.
+    """
+    shapes, kinds = shapes or {}, kinds or {}
+
+    def value_of(value: Value) -> Value:
         if value.name not in shapes or not isinstance(value.type, TensorType):
             return value
         return Value(value.name, TensorType(value.type.dtype, shapes[value.name]))
 
+    def changed(op: Operation) -> Operation:
+        outputs = tuple(value_of(value) for value in op.outputs)
+        return replace(op, outputs=outputs, type=kinds.get(outputs[0].name, op.type))
+
     main = package.main
-    operations = tuple(
-        replace(op, outputs=tuple(changed(value) for value in op.outputs)) for op in main.block.operations
+    function = replace(
+        main, block=replace(main.block, operations=tuple(changed(op) for op in main.block.operations))
     )
-    function = replace(main, block=replace(main.block, operations=operations))
     return replace(package, program=Program({main.name: function}))
 
 
@@ -96,4 +107,4 @@ def table(report: LintReport, names: Sequence[str]) -> dict[str, tuple[str, dict
     return {name: (found[name].status, held(found[name])) for name in names}
 
 
-__all__ = ["half", "held", "lint", "load", "read", "save", "table", "verdicts", "with_shapes"]
+__all__ = ["edited", "half", "held", "lint", "load", "read", "save", "table", "verdicts"]

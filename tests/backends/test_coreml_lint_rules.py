@@ -1,7 +1,4 @@
-"""Every rule: an operation that it holds for beside one that it does not, in packages read from disk.
-
-A case is ``name -> (status, {rule: verdict})``; what is not listed must not hold.
-"""
+"""Every rule: an operation that it holds for beside one that it does not, in packages read from disk."""
 
 from __future__ import annotations
 
@@ -10,323 +7,203 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lint_programs import half, lint, read, table, with_shapes
+from lint_cases import CASES, IMAGE, OK, Case
+from lint_programs import edited, half, lint, read, save, table
 
+from rubicc.backends.coreml.lint import LintReport, engine
 from rubicc.backends.coreml.lint.engine import FAMILIES
+from rubicc.backends.coreml.lint.rules import BY_ID, RULES
+from rubicc.backends.coreml.lint.sources import KINDS, SOURCES
+from rubicc.backends.coreml.run.load import load
+from rubicc.backends.coreml.run.program import Package
 
-OK: tuple[str, dict[int, str]] = ("eligible", {})
-IMAGE = ((1, 64, 1, 512), "fp16")
-SEEN: set[int] = set()  # rules that a case here makes hold; the last test wants all of them
-
-
-def check(report: Any, cases: dict[str, tuple[str, dict[int, str]]]) -> None:
-    found = table(report, list(cases))
-    assert found == cases
-    for _, held in cases.values():
-        SEEN.update(held)
-    SEEN.add(410)
-
-
-def test_convolutions(tmp_path: Path) -> None:
-    def build(mb: Any, x: Any, w: Any, v: Any) -> list[Any]:
-        def conv(name: str, kernel: tuple[int, ...], **more: Any) -> Any:
-            out, groups = more.pop("out", 8), more.get("groups", 1)
-            weight = half(out, 64 // groups, *kernel)
-            return mb.conv(x=x, weight=weight, pad_type="same", name=name, **more)
-
-        return [
-            conv("k13", (1, 13)),
-            conv("k14", (1, 14)),
-            conv("k17", (1, 17)),
-            conv("tall29", (29, 1)),
-            conv("tall30", (30, 1)),
-            conv("tall33", (33, 1)),
-            conv("s4", (1, 3), strides=[1, 4]),
-            conv("s6", (1, 3), strides=[1, 6]),
-            conv("s5", (1, 3), strides=[1, 5]),
-            conv("s7", (1, 3), strides=[1, 7]),
-            conv("d2", (1, 3), dilations=[1, 2]),
-            conv("d2wide", (1, 9), dilations=[1, 2]),
-            conv("d9", (1, 2), dilations=[1, 9]),
-            conv("g4", (1, 3), groups=4),
-            conv("g8", (1, 3), groups=8),
-            conv("depthwise", (1, 3), groups=64, out=64),
-            mb.conv(x=x, weight=w, pad_type="same", name="dynamic1"),
-            mb.conv(x=v, weight=w, pad_type="same", name="dynamic2"),
-            mb.conv_transpose(x=x, weight=half(64, 8, 1, 4), strides=[1, 4], name="up4"),
-            mb.conv_transpose(x=x, weight=half(64, 8, 1, 13), strides=[1, 16], name="up16"),
-        ]
-
-    inputs = {"x": IMAGE, "w": ((8, 64, 1, 3), "fp16"), "v": ((2, 64, 1, 512), "fp16")}
-    report = lint(read(tmp_path, inputs, build))
-    check(
-        report,
-        {
-            "k13": OK,
-            "k14": ("unknown", {440: "unknown"}),
-            "k17": ("not", {440: "not"}),
-            "tall29": OK,
-            "tall30": ("unknown", {441: "unknown"}),
-            "tall33": ("not", {441: "not"}),
-            "s4": OK,
-            "s6": OK,
-            "s5": ("unknown", {442: "unknown"}),
-            "s7": ("unknown", {442: "unknown"}),
-            "d2": ("eligible", {443: "hint"}),
-            "d2wide": ("unknown", {443: "unknown"}),
-            "d9": ("unknown", {443: "unknown"}),
-            "g4": OK,
-            "g8": ("eligible", {447: "hint"}),
-            "depthwise": OK,
-            "dynamic1": ("unknown", {444: "unknown"}),
-            "dynamic2": ("not", {444: "not"}),
-            "up4": OK,
-            "up16": ("unknown", {445: "unknown"}),
-        },
-    )
-    assert report.counts["not"] == 3 and report.counts["unknown"] == 8 and report.operations == 20
-    assert {a.rule[-3:] for a in report.package if a.verdict == "hint"} >= {
-        "434",
-        "457",
-    }  # two items; length 513
+# Rules about single operations that no program of lint_cases.py shows, with the test that does.
+ELSEWHERE = {
+    411: "test_what_coremltools_does_not_write",
+    421: "test_what_coremltools_does_not_write",
+    430: "test_what_coremltools_does_not_write",
+    433: "test_what_coremltools_does_not_write",
+    451: "test_enumerated_shapes",
+    465: "test_a_range_of_shapes",
+    410: "test_verdicts",
+}
 
 
-def test_one_dimension_and_three(tmp_path: Path) -> None:
-    def build(mb: Any, x: Any, y: Any) -> list[Any]:
-        return [
-            mb.conv(x=x, weight=half(8, 4, 13), pad_type="valid", name="line13"),
-            mb.conv(x=x, weight=half(8, 4, 19), pad_type="valid", name="line19"),
-            mb.conv(x=y, weight=half(8, 4, 3, 3, 3), pad_type="valid", name="volume"),
-        ]
-
-    report = lint(read(tmp_path, {"x": ((1, 4, 544), "fp16"), "y": ((1, 4, 8, 8, 66), "fp16")}, build))
-    check(
-        report,
-        {
-            "line13": OK,
-            "line19": ("not", {440: "not"}),
-            "volume": ("not", {446: "not", 431: "unknown"}),
-        },
-    )
+def number(rule: str) -> int:
+    return int(rule[-3:])
 
 
-def test_types_of_operations(tmp_path: Path) -> None:
-    def build(mb: Any, x: Any, ids: Any, h: Any) -> list[Any]:
-        steps = mb.transpose(x=mb.squeeze(x=x, axes=[2]), perm=[2, 0, 1])
-        square = mb.reshape(x=x, shape=[64, 512], name="square")
-        flags = mb.greater(x=x, y=np.float16(0), name="flags")
-        fixed = np.array([3, 1, 2], np.int32)
-        outs = [
-            mb.relu(x=x, name="relu"),
-            mb.sin(x=x, name="sin"),
-            mb.cumsum(x=x, axis=3, name="cumsum"),
-            mb.reduce_prod(x=x, axes=[1], keep_dims=True, name="product"),
-            mb.cast(x=mb.logical_and(x=flags, y=flags, name="both"), dtype="fp16", name="bits"),
-            mb.gather(x=half(100, 64), indices=ids, axis=0, name="embedding"),
-            mb.gather(x=x, indices=fixed, axis=1, name="rows"),
-            mb.topk(x=square, k=32, axis=1, output_indices_dtype="int32", name="best")[0],
-            mb.scatter(
-                data=x, indices=np.array([0], np.int32), updates=half(1, 1, 1, 512), axis=1, name="put"
-            ),
-            mb.cond(
-                pred=mb.cast(x=mb.reduce_max(x=ids, axes=[0, 1], keep_dims=False), dtype="bool"),
-                _true_fn=lambda: mb.tanh(x=x, name="inside"),
-                _false_fn=lambda: mb.sigmoid(x=x, name="otherwise"),
-                name="branch",
-            ),
-            mb.gru(
-                x=mb.cast(x=steps, dtype="fp32"),
-                initial_h=h,
-                weight_ih=np.zeros((96, 64), np.float32),
-                weight_hh=np.zeros((96, 32), np.float32),
-                output_sequence=True,
-                name="gru",
-            )[0],
-            mb.select(cond=flags, a=x, b=x, name="chosen"),
-        ]
-        return outs
-
-    inputs = {"x": IMAGE, "ids": ((1, 16), "int32"), "h": ((1, 32), "fp32")}
-    report = lint(read(tmp_path, inputs, build))
-    found = table(report, ["best_0", "gru_0"])
-    check(
-        report,
-        {
-            "relu": OK,
-            "sin": ("unknown", {412: "unknown"}),
-            "cumsum": ("unknown", {412: "unknown"}),
-            "product": ("not", {413: "not"}),
-            "both": ("not", {413: "not"}),
-            "bits": OK,
-            "embedding": ("not", {418: "not"}),
-            "rows": ("unknown", {419: "unknown"}),
-            "put": ("not", {417: "not"}),
-            "branch": ("not", {415: "not"}),
-            "inside": ("not", {415: "not"}),
-            "otherwise": ("not", {415: "not"}),
-            "square": OK,
-            "flags": OK,
-            "chosen": OK,
-        },
-    )
-    assert found["best_0"] == ("not", {420: "not", 426: "not"})
-    assert found["gru_0"] == ("not", {414: "not", 425: "not"})
-    SEEN.update({414, 420, 425, 426})
+def told(report: LintReport) -> dict[int, str]:
+    """Rules that hold for the package as a whole."""
+    return {number(applied.rule): applied.verdict for applied in report.package}
 
 
-def test_element_types(tmp_path: Path) -> None:
-    def build(mb: Any, x: Any, wide: Any, ids: Any) -> list[Any]:
-        small = mb.quantize(input=x, scale=np.float16(0.1), output_dtype="int8", name="in8")
-        return [
-            mb.add(x=wide, y=wide, name="wide"),
-            mb.cast(x=wide, dtype="fp16", name="narrowed"),
-            mb.add(x=ids, y=ids, name="whole"),
-            mb.dequantize(input=small, scale=np.float16(0.1), name="out8"),
-            mb.dequantize(
-                input=mb.transpose(x=small, perm=[0, 1, 3, 2], name="moved8"),
-                scale=np.float16(1),
-                name="back",
-            ),
-            mb.reduce_argmax(x=x, axis=1, keep_dims=True, name="place"),
-            mb.reduce_argmax(x=mb.reshape(x=x, shape=[8, 4096]), axis=1, name="far"),
-        ]
-
-    inputs = {"x": IMAGE, "wide": ((1, 4, 1, 512), "fp32"), "ids": ((1, 16), "int32")}
-    check(
-        lint(read(tmp_path, inputs, build)),
-        {
-            "in8": ("eligible", {475: "hint"}),
-            "out8": ("eligible", {475: "hint"}),
-            "moved8": ("unknown", {427: "unknown", 455: "hint"}),
-            "wide": ("not", {425: "not"}),
-            "narrowed": ("eligible", {484: "hint"}),
-            "whole": ("not", {426: "not"}),
-            "place": ("unknown", {426: "unknown"}),
-            "far": ("not", {426: "unknown", 435: "not"}),
-        },
-    )
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_verdicts(case: Case, tmp_path: Path) -> None:
+    report = lint(read(tmp_path, case.inputs, case.build, **case.options))
+    assert table(report, list(case.expected)) == dict(case.expected)
+    for op in report.ops:
+        eligible = [applied for applied in op.applied if applied.verdict == "eligible"]
+        assert op.status != "eligible" or [number(applied.rule) for applied in eligible] == [410]
+        assert all(applied.reason for applied in op.applied)
 
 
-def test_sizes(tmp_path: Path) -> None:
-    def build(mb: Any, x: Any, long: Any, longer: Any, deep: Any) -> list[Any]:
-        return [
-            mb.relu(x=x, name="four"),
-            mb.relu(x=mb.reshape(x=x, shape=[1, 4, 16, 1, 512], name="to5"), name="five"),
-            mb.relu(x=long, name="long"),
-            mb.relu(x=longer, name="longer"),
-            mb.relu(x=deep, name="deep"),
-            mb.reshape(x=x, shape=[1, 512, 64, 1], name="thin"),
-            mb.reshape(x=x, shape=[1, 512, 4, 16], name="half"),
-            mb.tile(x=x, reps=[1, 1, 33, 1], name="large"),
-        ]
-
-    inputs = {
-        "x": IMAGE,
-        "long": ((1, 1, 1, 16385), "fp16"),
-        "longer": ((1, 1, 1, 65537), "fp16"),
-        "deep": ((1, 65536, 1, 1), "fp16"),
-    }
-    package = read(tmp_path, inputs, build)
-    cases = {
-        "four": OK,
-        "five": ("unknown", {431: "unknown"}),
-        "long": ("unknown", {432: "unknown"}),
-        "longer": ("not", {432: "not"}),
-        "deep": ("eligible", {456: "hint"}),
-        "thin": ("eligible", {455: "hint", 456: "hint"}),
-        "half": ("eligible", {455: "hint"}),
-        "large": ("eligible", {462: "hint"}),
-    }
-    check(lint(package), cases)
-    by_chip = {family: table(lint(package, family=family), ["long"])["long"] for family in FAMILIES}
-    assert by_chip == {
-        family: ("eligible", {}) if family == "M4" else ("not", {432: "not"}) for family in FAMILIES
-    }
+def test_every_rule_holds_somewhere_in_these_tests() -> None:
+    seen = {rule for case in CASES for _, held in case.expected.values() for rule in held}
+    about_ops = {number(rule.id) for rule in RULES if rule.op is not None}
+    assert seen | set(ELSEWHERE) == about_ops and not seen & set(ELSEWHERE)
+    assert all(test in globals() for test in ELSEWHERE.values())
+    about_packages = {number(rule.id) for rule in RULES if rule.package is not None}
+    assert about_packages == {434, 457, 466, 480, 481, 482, 483}  # the tests below
 
 
-def test_normalisation_attention_and_movement(tmp_path: Path) -> None:
-    def build(mb: Any, x: Any, q: Any) -> list[Any]:
-        parts = mb.split(x=x, num_splits=2, axis=3, name="cut")
-        pieces = mb.split(x=x, num_splits=16, axis=1, name="heads")
-        return [
-            mb.layer_norm(x=x, axes=[1], epsilon=np.float16(1e-5), name="norm"),
-            mb.layer_norm(x=x, axes=[3], epsilon=np.float16(1e-5), name="norm_last"),
-            mb.layer_norm(x=x, axes=[1], epsilon=np.float16(0), name="norm_zero"),
-            mb.softmax(x=x, axis=1, name="soft"),
-            mb.softmax(x=x, axis=-1, name="soft_last"),
-            mb.scaled_dot_product_attention(query=q, key=q, value=q, name="fused"),
-            mb.transpose(x=x, perm=[0, 3, 2, 1], name="turned"),
-            mb.reshape(x=x, shape=[1, 1, 64, 512], name="units"),
-            parts[1],
-            mb.slice_by_index(x=x, begin=[0, 0, 0, 16], end=[1, 64, 1, 48], name="inner"),
-            mb.slice_by_index(x=x, begin=[0, 8, 0, 0], end=[1, 16, 1, 512], name="rows"),
-            mb.concat(values=[x, x], axis=1, name="pair"),
-            mb.concat(values=list(pieces), axis=1, name="many"),
-            mb.gelu(x=x, mode="EXACT", name="gelu"),
-            mb.pad(x=x, pad=[0, 0, 3, 3], mode="constant", constant_val=np.float16(0), name="pad_last"),
-            mb.pad(x=x, pad=[1, 1, 0, 0, 0, 0], mode="constant", constant_val=np.float16(0), name="pad_rows"),
-            mb.pad(x=x, pad=[0, 0, 3, 3], mode="reflect", name="mirror"),
-            mb.max_pool(x=x, kernel_sizes=[1, 13], strides=[1, 2], pad_type="valid", name="pool13"),
-            mb.max_pool(x=x, kernel_sizes=[1, 14], strides=[1, 2], pad_type="valid", name="pool14"),
-            mb.avg_pool(x=x, kernel_sizes=[1, 4], strides=[1, 4], pad_type="valid", name="pool_step"),
-        ]
-
-    report = lint(read(tmp_path, {"x": IMAGE, "q": ((1, 4, 64, 32), "fp16")}, build, target="iOS18"))
-    private = {460: "hint"}
-    check(
-        report,
-        {
-            "norm": OK,
-            "norm_last": ("eligible", {450: "hint"}),
-            "norm_zero": ("eligible", {452: "hint"}),
-            "soft": OK,
-            "soft_last": ("eligible", {453: "hint"}),
-            "fused": ("unknown", {454: "unknown"}),
-            "turned": ("eligible", {455: "hint"}),
-            "units": OK,
-            "cut_0": ("eligible", {458: "hint"}),
-            "inner": ("eligible", {458: "hint"}),
-            "rows": OK,
-            "pair": ("eligible", private),
-            "many": ("eligible", {460: "hint", 463: "hint"}),
-            "gelu": ("eligible", {461: "hint"}),
-            "pad_last": OK,
-            "pad_rows": ("not", {449: "not"}),
-            "mirror": ("unknown", {449: "unknown"}),
-            "pool13": OK,
-            "pool14": ("unknown", {448: "unknown"}),
-            "pool_step": ("unknown", {448: "unknown"}),
-        },
-    )
-    newer = table(
-        lint(read(tmp_path, {"x": IMAGE, "q": ((1, 4, 64, 32), "fp16")}, build, target="iOS18"), family="M3"),
-        ["inner"],
-    )
-    assert newer["inner"] == OK
-
-
-def test_sizes_that_coremltools_does_not_write(tmp_path: Path) -> None:
-    """Six axes and empty tensors: the results of a package read from disk, given other types."""
-    package = read(
-        tmp_path, {"x": IMAGE}, lambda mb, x: [mb.relu(x=x, name="six"), mb.relu(x=x, name="empty")]
-    )
+def test_what_coremltools_does_not_write(tmp_path: Path) -> None:
+    """Six axes, empty tensors, unheard-of and stateful operations: a package read from disk, edited."""
+    names = ("six", "empty", "new", "kept")
+    package = read(tmp_path, {"x": IMAGE}, lambda mb, x: [mb.relu(x=x, name=name) for name in names])
     shapes = {"six": (1, 1, 1, 1, 4, 32), "empty": (1, 64, 1, 0)}
-    check(
-        lint(with_shapes(package, shapes)),
-        {"six": ("not", {430: "not"}), "empty": ("not", {433: "not"})},
-    )
+    kinds = {"new": "hypernorm", "kept": "write_state"}
+    assert table(lint(edited(package, shapes, kinds)), names) == {
+        "six": ("not", {430: "not"}),
+        "empty": ("not", {433: "not"}),
+        "new": ("unknown", {411: "unknown"}),
+        "kept": ("unknown", {421: "unknown"}),
+    }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_named_chip_settles_what_depends_on_it(tmp_path: Path, family: str) -> None:
-    def build(mb: Any, x: Any) -> list[Any]:
+    def build(mb: Any, x: Any, long: Any, q: Any) -> list[Any]:
         return [
             mb.conv(x=x, weight=half(8, 64, 1, 14), pad_type="same", name="k14"),
+            mb.conv(x=x, weight=half(8, 64, 1, 17), pad_type="same", name="k17"),
             mb.sin(x=x, name="sin"),
             mb.cumsum(x=x, axis=3, name="cumsum"),
+            mb.relu(x=long, name="far"),
+            mb.slice_by_index(x=x, begin=[0, 0, 0, 16], end=[1, 64, 1, 48], name="inner"),
         ]
 
-    found = table(lint(read(tmp_path, {"x": IMAGE}, build), family=family), ["k14", "sin", "cumsum"])
+    inputs = {"x": IMAGE, "long": ((1, 1, 1, 16385), "fp16"), "q": IMAGE}
+    found = table(lint(read(tmp_path, inputs, build), family=family), ["k14", "k17", "sin", "cumsum", "far"])
     assert found["k14"][0] == ("not" if family == "M1" else "eligible")
+    assert found["k17"][0] == "not" and found["cumsum"][0] == "unknown"
     assert found["sin"][0] == ("eligible" if family in ("M3", "M4") else "not")
-    assert found["cumsum"][0] == "unknown"
+    assert found["far"][0] == ("eligible" if family == "M4" else "not")
+    inner = table(lint(load(tmp_path / "Small.mlpackage"), family=family), ["inner"])["inner"]
+    assert inner == (("eligible", {458: "hint"}) if family in ("M1", "M2") else OK)
+
+
+def work(mb: Any, x: Any) -> Any:
+    """A product of 512^3 multiplications on its last two axes."""
+    return mb.matmul(x=x, y=half(512, 512), name="y")
+
+
+def test_packages_as_a_whole(tmp_path: Path) -> None:
+    whole = lint(read(tmp_path, {"x": ((1, 512, 512), "fp16")}, work))
+    assert told(whole) == {} and whole.macs == 512**3 and whole.share == 1.0
+    several = lint(read(tmp_path, {"x": ((2, 512, 512), "fp16")}, work))
+    assert told(several) == {434: "hint"}
+    small = lint(read(tmp_path, {"x": ((1, 40, 512), "fp16")}, work))
+    assert told(small) == {482: "hint", 483: "hint"}
+    narrow = lint(
+        read(tmp_path, {"x": ((1, 512, 512), "fp16")}, lambda mb, x: mb.matmul(x=x, y=half(512, 513)))
+    )
+    assert told(narrow) == {457: "hint"}
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "expected"),
+    [(500e6, {}), (500e6 + 1, {481: "hint"}), (1e9, {481: "hint"}), (1e9 + 1, {480: "not"})],
+)
+def test_size_of_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nbytes: float, expected: dict[int, str]
+) -> None:
+    package = read(tmp_path, {"x": ((1, 512, 512), "fp16")}, work)
+    (weights,) = package.path.rglob("weights/weight.bin")
+    with weights.open("r+b") as file:
+        file.truncate(int(nbytes))  # sparse: takes no room
+    report = lint(package)
+    assert told(report) == expected and report.weight_bytes == int(nbytes)
+
+
+def flexible(folder: Path, shape: Any, target: str = "iOS17", count: int = 1) -> Package:
+    """layer_norm and a convolution over inputs of flexible length."""
+
+    def build(mb: Any, **inputs: Any) -> list[Any]:
+        made = []
+        for name, x in inputs.items():
+            weight = half(8, 64, 1, 3)
+            made.append(mb.layer_norm(x=x, axes=[1], epsilon=np.float16(1e-5), name=f"{name}_norm"))
+            made.append(mb.conv(x=x, weight=weight, pad_type="same", name=f"{name}_conv"))
+        return made
+
+    from coremltools.converters.mil.mil import get_new_symbol
+
+    inputs = {f"x{i}": ((1, 64, 1, get_new_symbol()), "fp16") for i in range(count)}
+    return load(save(folder, inputs, build, target=target, flexible=dict.fromkeys(inputs, shape)))
+
+
+def test_a_range_of_shapes(tmp_path: Path) -> None:
+    import coremltools as ct
+
+    package = flexible(tmp_path, ct.Shape((1, 64, 1, ct.RangeDim(512, 1024, default=512))))
+    report = lint(package)
+    assert table(report, ["x0_norm", "x0_conv"]) == {
+        "x0_norm": ("unknown", {465: "unknown"}),
+        "x0_conv": ("unknown", {465: "unknown"}),
+    }
+    assert report.ops[-1].macs is None and report.macs == 0
+    known = lint(
+        package, shapes={"x0": (1, 64, 1, 512), "x0_norm": (1, 64, 1, 512), "x0_conv": (1, 8, 1, 512)}
+    )
+    assert known.macs == 8 * 64 * 3 * 512 and table(known, ["x0_conv"])["x0_conv"] == OK
+
+
+def test_enumerated_shapes(tmp_path: Path) -> None:
+    import coremltools as ct
+
+    def shapes(count: int) -> Any:
+        return ct.EnumeratedShapes([(1, 64, 1, 512 + 32 * i) for i in range(count)])
+
+    few = lint(flexible(tmp_path, shapes(2)))
+    assert table(few, ["x0_norm", "x0_conv"]) == {"x0_norm": ("unknown", {451: "unknown"}), "x0_conv": OK}
+    assert told(few)[466] == "hint" and few.hints["RUB-COREML-466"] == 1
+    two = flexible(tmp_path, shapes(2), target="iOS18", count=2)
+    assert told(lint(two))[466] == "hint"
+    older = lint(Package(**{**vars(two), "specification": 8}))
+    assert told(older)[466] == "not"
+
+
+def test_a_free_axis_with_fixed_inputs(tmp_path: Path) -> None:
+    package = read(tmp_path, {"x": IMAGE}, lambda mb, x: mb.relu(x=x, name="free"))
+    free = edited(package, {"free": (1, 64, 1, None)})
+    assert table(lint(free), ["free"]) == {"free": ("not", {467: "not"})}
+
+
+def test_every_rule_is_told_and_has_sources() -> None:
+    assert len(BY_ID) == len(RULES) and [rule.id for rule in RULES] == sorted(BY_ID)
+    for rule in RULES:
+        assert (rule.op is None) != (rule.package is None)
+        assert rule.title and rule.why.endswith(".") and rule.remedy.endswith(".") and rule.condition
+        assert rule.sources and not set(rule.sources) & set(rule.against), rule.id
+        assert {*rule.sources, *rule.against} <= set(SOURCES), rule.id
+    cited = {name for rule in RULES for name in (*rule.sources, *rule.against)}
+    assert cited == set(SOURCES), "a source that no rule cites"
+    for source in SOURCES.values():
+        assert source.address.startswith("https://") and " " not in source.address and source.says
+        assert source.kind in KINDS
+
+
+def test_a_rule_that_sources_contradict_does_not_forbid_by_reports_alone() -> None:
+    """Where another source says otherwise, ``not`` needs Apple's word or a plan of a real device."""
+    for rule in RULES:
+        if rule.verdict == "not" and rule.against:
+            kinds = {SOURCES[name].kind for name in rule.sources}
+            assert kinds & {"apple", "plan"} or "reverse" in kinds, rule.id
+
+
+def test_no_operation_is_in_two_places_of_the_table() -> None:
+    listed = [kind for kinds in engine._TABLE.values() for kind in kinds.split()]
+    assert len(listed) == len(set(listed)) > 120
+    assert not set(listed) & engine.OWN_RULE
+    assert all(len(letters) == len(FAMILIES) and set(letters) <= set("yn?") for letters in engine._TABLE)

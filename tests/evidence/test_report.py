@@ -17,8 +17,17 @@ from rubicc.evidence import report as reports
 from rubicc.evidence.decision import Decision
 from rubicc.evidence.gaps import Gap, failed
 from rubicc.evidence.page import render
-from rubicc.evidence.pictures import _apart
-from rubicc.evidence.report import LayerRow, Measure, NotMeasured, PassRow, Report, SignalPicture
+from rubicc.evidence.pictures import _apart, squares
+from rubicc.evidence.report import (
+    LayerRow,
+    Measure,
+    NotMeasured,
+    Outside,
+    PassRow,
+    Placement,
+    Report,
+    SignalPicture,
+)
 
 EXACT = Gap(0.0, 0.0, 0.0, math.inf, 1.0, 10)
 CLOSE = Gap(1e-6, 1e-6, 1e-7, 120.0, None, 10)
@@ -47,6 +56,13 @@ def sample(name: str = "demo") -> Report:
         measured=(Measure(name, 1.5, name, name, 1.0, 2.0),),
         not_measured=(NotMeasured(name, name),),
         signal=SignalPicture(name, (0.1, -0.2, 0.4), ((0, name), (1, "C")), 4000, 10, name),
+        placement=Placement(
+            name,
+            name,
+            {"eligible": "good", name: "bad"},
+            ((name, name), ("eligible", "n2"), ("eligible", "n3")),
+            (Outside(name, 1, name, name, name, name, name),),
+        ),
         machine={name: name, "cores": 2},
     )
 
@@ -92,13 +108,33 @@ def test_page_loads_nothing_from_outside() -> None:
 
 def test_pictures_are_well_formed_and_show_every_value() -> None:
     svgs = re.findall(r"<svg.*?</svg>", render(sample(EVIL)), re.S)
-    assert len(svgs) == 4
+    assert len(svgs) == 5
     for svg in svgs:
         ET.fromstring(svg)
-    macs, times, errors, signal = svgs
+    macs, times, errors, placed, signal = svgs
     assert macs.count("<rect") == 2 and times.count("<rect") == 2 and errors.count("<rect") == 3
     assert "FAILED" in errors and "exact" in errors and "120.0 dB" in errors
     assert signal.count('class="move"') == 2
+    assert placed.count("<rect") == 3 and placed.count('<rect class="bad"') == 1
+
+
+def test_squares_of_many_operations_show_the_worst_of_their_neighbours() -> None:
+    kinds = ["good"] * 10_000
+    kinds[5_000], kinds[7_777] = "bad", "unsure"
+    svg = squares(kinds, [f"op{i}" for i in range(len(kinds))], label="all")
+    ET.fromstring(svg)
+    assert svg.count("<rect") == 2_500 and len(svg) < 500_000
+    assert svg.count('class="bad"') == svg.count('class="unsure"') == 1
+    assert "op5000 and 3 beside it" in svg and "op7777 and 3 beside it" in svg
+    assert squares([], [], label="none") == ""
+
+
+def test_a_broken_placement_is_refused(tmp_path: Path) -> None:
+    data = sample().to_dict()
+    for broken in ({"ops": []}, {**data["placement"], "more": 1}, {**data["placement"], "ops": [1]}, "text"):
+        with pytest.raises(ModelRefused) as err:
+            Report.from_dict(data | {"placement": broken})
+        assert err.value.code == "RUB-ART-013"
 
 
 def test_failure_and_missing_measurements_are_said() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 
 from rubicc.backends.base import (
+    Checked,
     EmitResult,
     Facts,
     Finding,
@@ -32,12 +33,14 @@ class CoremlBackend:
     """ML Program packages for Apple devices; see :class:`rubicc.backends.base.Backend`."""
 
     folder = "coreml"
+    suffix = ".mlpackage"
     pipeline = "coreml"
     default_precision = "fp16"
     device_runtime = COREML
     bounded = True
     calibrated: ClassVar[tuple[str, ...]] = ("w8a8",)
     exact_precisions: ClassVar[tuple[str, ...]] = PLAIN
+    preparing: ClassVar[tuple[str, ...]] = ("quantize.weights", "quantize.palettize", "quantize.sparsify")
     wants: ClassVar[tuple[str, ...]] = ("shapes", "assets", "name", "example", "strict")
 
     def __init__(self, name: str, devices: tuple[str, ...], summary: str) -> None:
@@ -50,6 +53,12 @@ class CoremlBackend:
         from rubicc.backends.coreml.check import check
 
         return check(graph, target)
+
+    def check_files(self, path: Path, target: Target, *, strict: bool, audit: Path | None) -> Checked:
+        """See :func:`rubicc.backends.coreml.check.check_package`."""
+        from rubicc.backends.coreml.check import check_package
+
+        return check_package(path, target, strict=strict, audit=audit)
 
     def prepare(self, graph: Graph, target: Target, **options: Any) -> Prepared:
         """See :func:`rubicc.backends.coreml.prepare.prepare`."""

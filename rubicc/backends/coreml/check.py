@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rubicc.backends.base import Finding, Target
+from pathlib import Path
+
+from rubicc.backends.base import Checked, Finding, Target
 from rubicc.backends.coreml.tools import OPSETS, opset
 from rubicc.errors import ToolMissing
 from rubicc.ir.graph import Graph
@@ -30,6 +32,44 @@ def check(graph: Graph, target: Target) -> list[Finding]:
         run_pipeline(probe, PIPELINES["coreml"])
         findings += lowering.findings(probe, opset(target.device).name)
     return sorted(findings, key=lambda finding: finding.severity != "error")
+
+
+def check_package(path: Path, target: Target, *, strict: bool = False, audit: Path | None = None) -> Checked:
+    """Where a package of any origin would run, by rules; beside them what a Mac says, where a dump is given.
+
+    Args:
+        path: the ``.mlpackage`` folder.
+        target: its device, where one is named, must be able to read the package.
+        strict: operations that are not known to run on the Neural Engine are errors.
+        audit: what the ``ane_audit`` script wrote.
+
+    Raises:
+        ModelRefused: the package (``RUB-COREML-2xx``) or the dump (``RUB-COREML-401``, ``-402``) is refused.
+        ToolMissing: ``RUB-COREML-001``.
+    """
+    from rubicc.backends.coreml import lint
+    from rubicc.backends.coreml.run.load import load
+
+    package = load(path)
+    report = lint.lint(package)
+    details, told = lint.audit(package), lint.lines(report)
+    if audit is not None:
+        details = lint.merge(details, lint.read_dump(audit))
+        told += lint.compared(details)
+    findings = [*_too_new(package.specification, target), *lint.findings(report, strict=strict)]
+    return Checked(tuple(findings), (*told, *lint.memory_lines(details)), details)
+
+
+def _too_new(specification: int, target: Target) -> list[Finding]:
+    if not target.device or specification <= opset(target.device).specification:
+        return []
+    needed = next(
+        (known.name for known in OPSETS.values() if known.specification >= specification), "a newer one"
+    )
+    reason = f"the package has specification {specification}: {needed} reads it, {target.device} does not"
+    return [
+        Finding("RUB-COREML-404", "error", "", "", reason, f"compile with --target coreml:{target.device}")
+    ]
 
 
 def _tools() -> list[Finding]:

@@ -26,6 +26,11 @@ ENTRIES: dict[str, tuple[str, str, str]] = {
         "Give a shape for every value, as one run of the interpreter reports them, or compile with fixed "
         "shapes.",
     ),
+    "RUB-COREML-404": (
+        "The package is newer than the device",
+        "Its specification version needs a later system than the one that --target names.",
+        "Compile with the older device in --target, or check with the one the package is for.",
+    ),
     "RUB-COREML-410": (
         "The Neural Engine computes this operation",
         "The operation has an engine form on every chip from the A13 and M1 on, and no other rule speaks "
@@ -312,7 +317,7 @@ ENTRIES: dict[str, tuple[str, str, str]] = {
     "RUB-COREML-472": (
         "A weight cast at load",
         "constexpr_cast has no form on any engine.",
-        "Store the weight as float16.",
+        "Write the weight as float16.",
     ),
     "RUB-COREML-473": (
         "Many palettes for one weight",

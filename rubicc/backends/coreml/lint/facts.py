@@ -78,7 +78,7 @@ class Facts:
             declared = declared.wrapped
         if not isinstance(declared, TensorType):
             return None
-        if None in declared.shape and name in self._shapes:
+        if (declared.variadic or None in declared.shape) and name in self._shapes:
             return TensorType(declared.dtype, tuple(self._shapes[name]))
         return declared
 

@@ -14,7 +14,7 @@ from rubicc.text import first_line
 SCRIPT = "ane_audit.py"
 LARGEST_DUMP = 256 << 20
 _SHARED = 0.5  # of the operations must have the same name
-_ROW = {"path": str, "name": str, "type": str, "supported": list}
+_TEXTS = ("path", "name", "type")
 PLACES = ("preferred", "supported", "elsewhere", "no data")
 
 
@@ -49,19 +49,36 @@ def check_dump(found: Any, where: str = "") -> dict[str, Any]:
         raise _malformed(where, f"no format {ane_audit.FORMAT!r}")
     if found.get("schema_version") != ane_audit.SCHEMA_VERSION:
         raise _malformed(where, f"schema_version {found.get('schema_version')!r}")
+    if not all(isinstance(found.get(key), str) for key in ("package", "units")):
+        raise _malformed(where, "package and units are no texts")
+    if not isinstance(found.get("system"), dict):
+        raise _malformed(where, "no system")
     functions = found.get("functions")
     if not isinstance(functions, dict) or not all(isinstance(rows, list) for rows in functions.values()):
         raise _malformed(where, "no functions")
     for name, rows in functions.items():
         for index, row in enumerate(rows):
-            wrong = [
-                key
-                for key, kind in _ROW.items()
-                if not isinstance(row, dict) or not isinstance(row.get(key), kind)
-            ]
+            wrong = _wrong_in(row)
             if wrong:
-                raise _malformed(where, f"row {index} of function {name!r} lacks {', '.join(wrong)}")
+                raise _malformed(where, f"row {index} of function {name!r}: {', '.join(wrong)}")
     return found
+
+
+def _wrong_in(row: Any) -> list[str]:
+    """Keys of a row that are missing or of another type."""
+    if not isinstance(row, dict):
+        return ["no object"]
+    wrong = [key for key in _TEXTS if not isinstance(row.get(key), str)]
+    supported = row.get("supported")
+    if not isinstance(supported, list) or not all(isinstance(device, str) for device in supported):
+        wrong.append("supported")
+    if "preferred" not in row or not isinstance(row["preferred"], str | None):
+        wrong.append("preferred")
+    cost = row.get("cost", "")
+    number = isinstance(cost, int | float) and not isinstance(cost, bool)
+    if cost is not None and not (number and 0 <= cost <= 1):  # a share of the whole
+        wrong.append("cost")
+    return wrong
 
 
 def merge(ane: Mapping[str, Any], dump: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,7 +161,18 @@ def lines(merged: Mapping[str, Any]) -> list[str]:
                 f"  {words}: {op['type']} {op['name']} is {op['rules']} [{op['rule']}], "
                 f"prefers {op['preferred']}, supports {devices}"
             )
+    told.append(f"  {_shares(audit)}")
     return told
+
+
+def _shares(audit: Mapping[str, Any]) -> str:
+    """How much of the plan is on the engine, and how many operations it does not name."""
+    unnamed = f"{audit['unmatched']} operation(s) of the package are not in the plan"
+    if audit["engine_share_of_operations"] is None:
+        return f"the plan places nothing; {unnamed}"
+    cost = audit["engine_share_of_cost"]
+    weighed = "" if cost is None else f" and {cost:.2%} of the cost"
+    return f"on the engine: {audit['engine_share_of_operations']:.2%} of the operations{weighed}; {unnamed}"
 
 
 _WORDS = {"contradictions": "contradiction", "not_preferred": "not preferred", "resolved": "resolved"}

@@ -6,20 +6,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rubicc.backends.base import Finding, Severity
 from rubicc.backends.coreml.lint.costs import macs
 from rubicc.backends.coreml.lint.facts import Facts, Op
 from rubicc.backends.coreml.lint.hits import Verdict
-from rubicc.backends.coreml.lint.memory import memory
 from rubicc.backends.coreml.lint.on_packages import Whole
 from rubicc.backends.coreml.lint.rule import Rule
-from rubicc.backends.coreml.lint.rules import BY_ID, RULES, version
+from rubicc.backends.coreml.lint.rules import BY_ID, RULES, UNKNOWN_TYPE, version
 from rubicc.backends.coreml.run.program import Package
-from rubicc.errors import UsageError
 
-SCHEMA_VERSION = 1
 Status = Literal["eligible", "not", "unknown", "weight"]
 STATUSES: tuple[Status, ...] = ("eligible", "not", "unknown", "weight")
 _NAMED = 3  # operations named in a finding
@@ -59,9 +56,15 @@ class OpVerdict:
     results: tuple[str, ...]
 
     @property
+    def deciding(self) -> str:
+        """The rule that decides against it, or for it; empty where none holds but hints."""
+        first = self.applied[0] if self.applied else None
+        return first.rule if first is not None and first.verdict != "hint" else ""
+
+    @property
     def reason(self) -> str:
         """The reason that decides."""
-        return self.applied[0].reason if self.applied else ""
+        return self.applied[0].reason if self.deciding else ""
 
 
 @dataclass(frozen=True)
@@ -215,8 +218,8 @@ def findings(report: LintReport, *, strict: bool = False) -> list[Finding]:
         for applied in op.applied:
             if applied.verdict in ("not", "unknown"):
                 held.setdefault(applied.rule, []).append((op.name, applied.reason))
-        if not any(applied.verdict in ("not", "unknown") for applied in op.applied):
-            held.setdefault("RUB-COREML-411", []).append((op.name, f"no rule makes {op.kind} eligible"))
+        if op.deciding == "":
+            held.setdefault(UNKNOWN_TYPE, []).append((op.name, f"no rule makes {op.kind} eligible"))
     for applied in report.package:
         if applied.verdict in ("not", "unknown"):
             held.setdefault(applied.rule, []).append(("", applied.reason))
@@ -240,68 +243,3 @@ def _reason(rows: Sequence[tuple[str, str]]) -> str:
     more = ", ".join(name for name, _ in rows[1:_NAMED])
     others = f" ({more}{', ...' if len(rows) > _NAMED else ''})" if more else ""
     return f"{rows[0][1]}; the same for {len(rows) - 1} more{others}"
-
-
-def to_dict(report: LintReport) -> dict[str, Any]:
-    """``ane.json``: plain values, no times and no paths."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "package": report.name,
-        "function": report.function,
-        "specification": report.specification,
-        "family": report.family or "all from A13 and M1 on",
-        "rules": report.rules,
-        "operations": report.operations,
-        "counts": report.counts,
-        "macs": report.macs,
-        "share": round(report.share, 6),
-        "weight_bytes": report.weight_bytes,
-        "package_rules": [vars(applied) for applied in report.package],
-        "hints": report.hints,
-        "ops": [
-            {
-                "index": op.index,
-                "name": op.name,
-                "type": op.kind,
-                "path": op.path,
-                "status": op.status,
-                "rules": [vars(applied) for applied in op.applied],
-                "macs": op.macs,
-                "results": list(op.results),
-            }
-            for op in report.ops
-            if op.status != "weight" or op.applied
-        ],
-    }
-
-
-def audit(package: Package, *, family: str | None = None) -> dict[str, Any]:
-    """The content of ``ane.json`` for a package: :func:`to_dict` and, where shapes are fixed, the memory."""
-    found = to_dict(lint(package, family=family))
-    try:
-        found["memory"] = {key: vars(memory(package, storage=key)) for key in ("declared", "fp16")}
-    except UsageError:
-        found["memory"] = None  # flexible shapes: it depends on them
-    return found
-
-
-def lines(report: LintReport) -> list[str]:
-    """The report as text: totals, what stands outside and why, hints by rule."""
-    counts = report.counts
-    head = (
-        f"{report.operations} operations: {counts['eligible']} eligible for the Neural Engine, "
-        f"{counts['not']} not, {counts['unknown']} unknown; {report.share:.2%} of "
-        f"{report.macs / 1e6:,.1f} M multiply-accumulates eligible"
-    )
-    told = [head]
-    kinds: dict[tuple[str, str, str], list[OpVerdict]] = {}
-    for op in report.outside:
-        rule = op.applied[0].rule if op.applied else "RUB-COREML-411"
-        kinds.setdefault((op.status, rule, op.kind), []).append(op)
-    for (status, rule, kind), ops in sorted(kinds.items()):
-        told.append(f"  {status:8} {len(ops):4} x {kind:12} [{rule}] {ops[0].reason} ({ops[0].name})")
-    for applied in report.package:
-        told.append(f"  {applied.verdict:8} package           [{applied.rule}] {applied.reason}")
-    for rule, count in report.hints.items():
-        told.append(f"  hint     {count:4} x [{rule}] {BY_ID[rule].title}")
-    return told

@@ -16,6 +16,7 @@ from rubicc.backends.coreml.lint.rule import Rule
 
 RULES: tuple[Rule, ...] = tuple(sorted((*table_types.ROWS, *table_layers.ROWS), key=lambda row: row.id))
 BY_ID: dict[str, Rule] = {row.id: row for row in RULES}
+UNKNOWN_TYPE = "RUB-COREML-411"  # stands for every operation that no rule makes eligible
 
 
 def version(rules: tuple[Rule, ...] = RULES) -> str:
