@@ -239,7 +239,8 @@ class Context(Facts):
         key = (var, dtype)
         if key not in self._casts:
             source = var.op
-            if source is not None and source.op_type == "cast" and self.type_of(source.x) == dtype:
+            floats = have in FLOAT_TYPES and dtype in FLOAT_TYPES
+            if floats and source is not None and source.op_type == "cast" and self.type_of(source.x) == dtype:
                 self._casts[key] = source.x  # there and back: the value before is the more exact one
             else:
                 made = self.unique(f"{var.name}_{dtype}")

@@ -118,7 +118,7 @@ def _register_binary() -> None:
 _register_binary()
 
 
-@convert("Div", mil="real_div floor_div", note="integers towards zero")
+@convert("Div", mil="real_div floor_div abs sign mul", note="integers towards zero")
 def divide(c: Context, node: ir.Node) -> None:
     """Quotient; integers round towards zero, which MIL's floor_div does for magnitudes."""
     x, y = operands(c, node, "Div")
@@ -162,9 +162,9 @@ def modulo(c: Context, node: ir.Node) -> None:
     c.set(node.outputs[0], c.op("mod", node, x=x, y=y))
 
 
-@convert(*_FOLD, mil="maximum minimum add mul")
+@convert(*_FOLD, mil="maximum minimum add real_div")
 def fold(c: Context, node: ir.Node) -> None:
-    """Operands two by two; the mean multiplies the sum by the inverse of their number."""
+    """Operands two by two; the mean divides the sum by their number."""
     total = c.var(node.inputs[0])
     for index, value in enumerate(node.inputs[1:], 1):
         total = c.op(_FOLD[node.op_type], node, f"{index}", x=total, y=c.var(value))
@@ -219,7 +219,7 @@ def _bound(c: Context, node: ir.Node, name: str, index: int) -> float | Var | No
     return c.var(value) if number is None else number
 
 
-@convert("Where", mil="select", note="operands smaller than the condition are spread by adding zeros")
+@convert("Where", mil="select mul add", note="operands smaller than the condition are spread by adding zeros")
 def where(c: Context, node: ir.Node) -> None:
     """Selection; MIL infers the shape from the two operands alone."""
     condition = c.cast(c.var(node.inputs[0]), "bool")

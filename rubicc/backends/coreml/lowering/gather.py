@@ -62,7 +62,23 @@ def gather(c: Context, node: ir.Node) -> None:
     c.set(node.outputs[0], made)
 
 
-@convert("GatherElements", mil="gather_along_axis", note=_NOTE, check=_check_gather)
+def _same_elsewhere(facts: Facts, node: ir.Node) -> Iterator[Refusal]:
+    """MIL wants indices as large as the data on every other axis; ONNX takes smaller ones."""
+    data, indices = facts.dims(node.inputs[0]), facts.dims(node.inputs[1])
+    if data is None or indices is None:
+        yield unknown(f"the number of axes of an operand of {node.op_type} is unknown")
+        return
+    axis = axis_of(attr(node, "axis", 0), len(data))
+    if any(data[k] != indices[k] for k in range(len(data)) if k != axis):
+        yield refuse(f"{node.op_type} whose indices are smaller than the data beside the axis")
+
+
+def _check_elements(facts: Facts, node: ir.Node) -> Iterator[Refusal]:
+    yield from _check_gather(facts, node)
+    yield from _same_elsewhere(facts, node)
+
+
+@convert("GatherElements", mil="gather_along_axis", note=_NOTE, check=_check_elements)
 def gather_elements(c: Context, node: ir.Node) -> None:
     """Single elements along one axis."""
     x = c.var(node.inputs[0])
@@ -70,7 +86,15 @@ def gather_elements(c: Context, node: ir.Node) -> None:
     c.set(node.outputs[0], c.op("gather_along_axis", node, x=x, indices=_indices(c, node, axis), axis=axis))
 
 
-@convert("GatherND", mil="gather_nd", note=_NOTE)
+def _check_positive(facts: Facts, node: ir.Node) -> Iterator[Refusal]:
+    array = facts.constant(node.inputs[1]) if facts.is_constant(node.inputs[1]) else None
+    if array is not None and array.size and array.min() < 0:
+        yield refuse(f"{node.op_type} with indices from the end")
+    if node.op_type == "ScatterElements":
+        yield from _same_elsewhere(facts, node)
+
+
+@convert("GatherND", mil="gather_nd", note=_NOTE, check=_check_positive)
 def gather_nd(c: Context, node: ir.Node) -> None:
     """Slices at index tuples."""
     indices = c.cast(c.var(node.inputs[1]), "int32")
@@ -83,7 +107,7 @@ def gather_nd(c: Context, node: ir.Node) -> None:
 _MODES = {"none": "update", "add": "add", "mul": "mul", "max": "max", "min": "min"}
 
 
-@convert("ScatterND", "ScatterElements", mil="scatter_nd scatter_along_axis", note=_NOTE)
+@convert("ScatterND", "ScatterElements", mil="scatter_nd scatter_along_axis", note=_NOTE, check=_check_positive)
 def scatter(c: Context, node: ir.Node) -> None:
     """Values placed or combined at indices."""
     data, updates = c.var(node.inputs[0]), c.var(node.inputs[2])

@@ -33,7 +33,7 @@ import onnx_ir as ir
 
 from rubicc.backends.coreml.lowering.context import Context, Var
 from rubicc.backends.coreml.lowering.facts import Facts, attr
-from rubicc.backends.coreml.lowering.table import Refusal, refuse
+from rubicc.backends.coreml.lowering.table import Refusal, newer
 from rubicc.backends.coreml.tools import OPSETS
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def check_gru(facts: Facts, node: ir.Node) -> Iterator[Refusal]:
         and names
         and set(names[::2]) | set(names[1::2]) != {"sigmoid", "tanh"}
     ):
-        yield refuse("GRU with linear_before_reset and other activations than sigmoid and tanh before iOS18")
+        yield newer("GRU with linear_before_reset and other activations than sigmoid and tanh", "iOS18")
 
 
 def gru_direction(c: Context, layer: Layer, d: int, x: Var, h: Var) -> Sequence[Var]:

@@ -44,7 +44,7 @@ def _check_matmul(facts: Facts, node: ir.Node) -> Iterator[Refusal]:
 
 @convert(
     "MatMul",
-    mil="linear matmul",
+    mil="linear matmul expand_dims squeeze",
     note="linear for a constant matrix and up to three axes",
     check=_check_matmul,
 )
@@ -186,7 +186,7 @@ def mil_form(first: str, second: str, result: str) -> bool | None:
 
 @convert(
     "Einsum",
-    mil="einsum matmul transpose reshape reduce_sum",
+    mil="einsum matmul transpose reshape squeeze reduce_sum",
     note="abcd,adce->abce is MIL's own; others of two operands become a matrix product",
     check=_check_einsum,
 )
@@ -234,7 +234,11 @@ def _product(c: Context, node: ir.Node, values: Sequence[Var], operands: Sequenc
         sides.append(_joined(c, node, value, len(groups.batch), len(order[0]), f"joined{index}"))
     made = c.op("matmul", node, "product", x=sides[0], y=sides[1])
     labels = "".join([*groups.batch, *groups.left, *groups.right])
-    if len(groups.left) != 1 or len(groups.right) != 1:
+    if max(len(groups.left), len(groups.right)) < 2:
+        ahead = len(groups.batch)
+        gone = [ahead + k for k, side in enumerate((groups.left, groups.right)) if not side]
+        made = c.op("squeeze", node, "parted", x=made, axes=gone) if gone else made
+    else:
         sizes = {
             x: n
             for value, names in zip(values, operands, strict=True)

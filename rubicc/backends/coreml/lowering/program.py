@@ -21,12 +21,15 @@ from rubicc.backends.coreml.lowering import fuse
 from rubicc.backends.coreml.lowering.check import refusals
 from rubicc.backends.coreml.lowering.context import Context, Var, Weight
 from rubicc.backends.coreml.lowering.converters import CONVERTERS, FUSED
-from rubicc.backends.coreml.lowering.facts import Facts, kind_of
+from rubicc.backends.coreml.lowering.facts import Facts, is_op, kind_of
 from rubicc.errors import RubiccError, Unsupported
 from rubicc.evidence.decision import Decision
 from rubicc.ir.graph import Graph, op_key, source_of
 from rubicc.ir.shapes import infer_shapes
 from rubicc.shapes import Shapes
+
+
+_EXCHANGED = {"fp16": "float16", "fp32": "float32", "int32": "int32"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Lowered:
         program: ``coremltools.converters.mil.mil.Program`` with the function ``main``.
         weights: constants of the program -> the initializers they hold.
         names: inputs and outputs of the graph -> their names in the program.
+        types: inputs and outputs of the graph -> ``float16``, ``float32`` or ``int32``, as exchanged.
         provenance: MIL operations -> names of the nodes they come from.
     """
 
@@ -44,6 +48,7 @@ class Lowered:
     decisions: tuple[Decision, ...]
     weights: Mapping[str, Weight]
     names: Mapping[str, str]
+    types: Mapping[str, str]
     provenance: Mapping[str, str]
 
 
@@ -102,6 +107,7 @@ class _Writer:
         self.fusions = fuse.find(context)
         self.covered = set(fuse.roots(self.fusions))
         self.names: dict[str, str] = {}
+        self.types: dict[str, str] = {}
 
     def write(self) -> Lowered:
         """The program."""
@@ -127,6 +133,7 @@ class _Writer:
             (*context.decisions.values(), *compress.decisions(weights.values())),
             weights,
             self.names,
+            self.types,
             {name: node for name, node in context.provenance.items() if name in kept},
         )
 
@@ -144,19 +151,24 @@ class _Writer:
 
     def _placeholder(self, value: ir.Value) -> Any:
         context, kind = self.context, kind_of(value)
-        dtype = self.exchanged if kind == "float" else "int32"
-        wide = value.dtype is not None and value.dtype.name not in ("FLOAT", "INT32")
-        if wide and value.dtype is not None and not (kind == "float" and dtype == "fp16"):
-            what = f"input {value.dtype.name.lower()} becomes {dtype}"
+        only_float = kind != "float" and _read_as_float(value)
+        dtype = self.exchanged if kind == "float" or only_float else "int32"
+        declared = value.dtype.name if value.dtype is not None else "FLOAT"
+        what = f"input {declared.lower()} becomes {dtype}"
+        if only_float:
+            reason = "the network reads it as a float; the Neural Engine cannot cast whole numbers"
+            context.decide("RUB-COREML-D19", value.name or "", what, reason)
+        elif declared not in ("FLOAT", "INT32") and not (kind == "float" and dtype == "fp16"):
             context.decide("RUB-COREML-D14", value.name or "", what, "Core ML does not exchange that type")
+        self.types[value.name or ""] = _EXCHANGED[dtype]
         shape = tuple(_dim(dim) for dim in context.dims(value) or ())
         return context.mb.placeholder(shape=shape, dtype=context.types.string_to_builtin(dtype))
 
     def _read(self, value: ir.Value, var: Var) -> None:
+        """Casts come first, so that what only moves the input is already in the program's type."""
         context = self.context
-        context.set(value, var)
-        if kind_of(value) == "bool":
-            context.set(value, context.cast(var, "bool"))
+        boolean = kind_of(value) == "bool" and context.type_of(var) == "int32"
+        context.set(value, context.cast(var, "bool" if boolean else None))
 
     def _node(self, node: ir.Node) -> None:
         if node in self.covered or all(self.context.is_constant(value) for value in node.outputs):
@@ -187,6 +199,7 @@ class _Writer:
         have = context.type_of(var)
         wanted = self.exchanged if have in ("fp16", "fp32") else "int32"
         self._say_output_type(value, wanted)
+        self.types[value.name or ""] = _EXCHANGED[wanted]
         own = var.op is not None and not var.op.op_type.startswith("const") and not var.consuming_blocks
         if have == wanted and own and var.name not in self.names.values():
             context._names.discard(var.name)
@@ -206,6 +219,13 @@ class _Writer:
             self.context.decide(
                 "RUB-COREML-D14", value.name or "", what, "Core ML does not exchange that type"
             )
+
+
+def _read_as_float(value: ir.Value) -> bool:
+    """Whether every reader of a whole number casts it to a float first, as it is done with masks."""
+    readers = [use.node for use in value.uses()]
+    casts = all(is_op(node, "Cast") and kind_of(node.outputs[0]) == "float" for node in readers)
+    return bool(readers) and casts and not value.is_graph_output()
 
 
 def _dim(dim: int | str | None) -> Any:

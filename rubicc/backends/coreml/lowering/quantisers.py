@@ -68,7 +68,7 @@ def _check_quant(facts: Facts, node: ir.Node) -> Iterator[Refusal]:
 @convert(
     f"{QONNX_DOMAIN}::Quant",
     f"{QONNX_DOMAIN}::IntQuant",
-    mil="quantize dequantize real_div clip round mul",
+    mil="quantize dequantize real_div add clip round floor ceil abs sign sub mul greater_equal",
     note="full 8-bit grids from iOS17 on as quantize and dequantize, others as arithmetic",
     check=_check_quant,
 )
@@ -195,7 +195,7 @@ def _check_trunc(facts: Facts, node: ir.Node) -> Iterator[Refusal]:
         yield refuse(f"Trunc with rounding {attr(node, 'rounding_mode')}")
 
 
-@convert(f"{QONNX_DOMAIN}::Trunc", mil="real_div round clip floor mul add sub", check=_check_trunc)
+@convert(f"{QONNX_DOMAIN}::Trunc", mil="real_div add round clip floor ceil abs sign mul sub", check=_check_trunc)
 def trunc(c: Context, node: ir.Node) -> None:
     """Low bits dropped, as qonnx's two versions of the operator do."""
     arrays = _parameters(c, node)

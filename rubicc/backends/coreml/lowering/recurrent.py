@@ -27,6 +27,8 @@ _ACTIVATIONS = {"sigmoid": "sigmoid", "tanh": "tanh", "relu": "relu"}
 _DEFAULT = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 _LSTM_ORDER = (0, 2, 1, 3)  # ONNX i o f c -> MIL i f o c
 _PEEP_ORDER = (0, 2, 1)
+# What stands around the operation: axes of directions, zero states, running backwards.
+_AROUND = "transpose reshape expand_dims squeeze reverse split stack concat shape slice_by_index fill pad"
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,7 @@ def _merged(c: Context, value: ir.Value, var: Var, layer: Layer) -> None:
                 c.preset[result] = var
 
 
-@convert("LSTM", mil="lstm", note="fp16 from iOS17 on; one length for all sequences", check=_check_recurrent)
+@convert("LSTM", mil=f"lstm {_AROUND}", note="fp16 from iOS17 on; one length for all sequences", check=_check_recurrent)
 def lstm(c: Context, node: ir.Node) -> None:
     """One or two directions, initial states, peepholes."""
     layer = read(c, node)
@@ -263,7 +265,7 @@ def lstm(c: Context, node: ir.Node) -> None:
     results(c, layer, both_ways(c, layer, x, lambda x: c.op("lstm", node, x=x, **inputs)))
 
 
-@convert("RNN", mil="rnn", note="fp16 from iOS17 on", check=_check_recurrent)
+@convert("RNN", mil=f"rnn {_AROUND}", note="fp16 from iOS17 on", check=_check_recurrent)
 def rnn(c: Context, node: ir.Node) -> None:
     """Plain recurrence, a MIL operation per direction."""
 
@@ -280,7 +282,7 @@ def rnn(c: Context, node: ir.Node) -> None:
 
 @convert(
     "GRU",
-    mil="gru",
+    mil=f"gru {_AROUND}",
     note="PyTorch's form (linear_before_reset): natively from iOS18 on, before it in two steps of fp32",
     check=_check_recurrent,
 )
