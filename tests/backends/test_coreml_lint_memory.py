@@ -11,7 +11,7 @@ import onnx.parser
 import pytest
 from lint_programs import half, read, save
 
-from rubicc.backends.coreml.lint import audit, memory, memory_of_graph, peak_bytes, shapes_at
+from rubicc.backends.coreml.lint import audit, memory, memory_of_graph, peak_bytes, shapes_at, timeline
 from rubicc.backends.coreml.run.load import load
 from rubicc.backends.coreml.run.program import Block, Function, Package, TensorType
 from rubicc.errors import UsageError
@@ -135,6 +135,7 @@ def test_figures_by_hand(tmp_path: Path) -> None:
     assert found.aligned_peak == 10 * 64 + 10 * 128 + 10 * 64 and found.aligned_largest == 10 * 128
     assert memory(package, storage="fp32").peak == 2 * found.peak
     assert peak_bytes(package) == found.peak
+    assert timeline(package) == [("a", x + a), ("b", x + a + b), ("v", x + b), ("y", x + b + b)]
 
 
 def test_nested_blocks(tmp_path: Path) -> None:

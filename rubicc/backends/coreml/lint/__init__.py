@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 from rubicc.backends.coreml.lint.document import audit, memory_lines, to_dict
-from rubicc.backends.coreml.lint.memory import ActivationMemory, memory, memory_of_graph
+from rubicc.backends.coreml.lint.memory import ActivationMemory, memory, memory_of_graph, timeline
 from rubicc.backends.coreml.lint.observed import peak_bytes, shapes_at
 from rubicc.backends.coreml.lint.reality import SCRIPT, check_dump, merge, read_dump, write_audit_script
 from rubicc.backends.coreml.lint.reality import lines as compared
@@ -44,6 +44,7 @@ __all__ = [
     "placement",
     "read_dump",
     "shapes_at",
+    "timeline",
     "to_dict",
     "write_audit_script",
 ]

@@ -8,7 +8,7 @@ compare graphs with each other, they do not predict what a device reports.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -78,15 +78,34 @@ def memory(
     Raises:
         UsageError: ``RUB-COREML-403``, a value has no known shape.
     """
+    inputs, steps, outputs, sizes = _of_package(package, function, shapes, storage)
+    return _measure(inputs, steps, outputs, sizes, storage)
+
+
+def timeline(
+    package: Package,
+    *,
+    function: str | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    storage: str = "declared",
+) -> list[tuple[str, int]]:
+    """Operation in program order -> bytes alive while it runs; arguments and errors as :func:`memory`."""
+    inputs, steps, outputs, sizes = _of_package(package, function, shapes, storage)
+    return [(step.name, live[0]) for step, live in _sweep(inputs, steps, outputs, sizes)]
+
+
+def _of_package(
+    package: Package, function: str | None, shapes: Mapping[str, tuple[int, ...]] | None, storage: str
+) -> tuple[list[str], list[_Step], tuple[str, ...], Sizes]:
     facts = Facts(package, function, shapes)
     sizes: dict[str, tuple[int, int]] = {}
     for name in (*(value.name for value in facts.function.inputs), *_made(facts.ops)):
         kind = facts.type(name)
         if kind is not None:
             sizes[name] = _sizes(name, kind, storage)
-    steps = _steps(facts, facts.function.block, sizes)
+    block = facts.function.block
     inputs = [value.name for value in facts.function.inputs]
-    return _measure(inputs, steps, facts.function.block.outputs, sizes, storage)
+    return inputs, _steps(facts, block, sizes), block.outputs, sizes
 
 
 def memory_of_graph(graph: Graph, bind: Mapping[str, int], storage: str = "fp16") -> ActivationMemory:
@@ -154,7 +173,23 @@ def _steps(facts: Facts, block: Block, sizes: Sizes) -> list[_Step]:
 def _measure(
     inputs: Sequence[str], steps: Sequence[_Step], outputs: Sequence[str], sizes: Sizes, storage: str
 ) -> ActivationMemory:
-    """Sweep over the steps with a set of live buffers."""
+    """What the sweep adds up to."""
+    given = [sum(sizes[name][kind] for name in set(inputs) if name in sizes) for kind in (0, 1)]
+    peak, where, aligned = given[0], "the inputs", given[1]
+    for step, live in _sweep(inputs, steps, outputs, sizes):
+        if live[0] > peak:
+            peak, where = live[0], step.name
+        aligned = max(aligned, live[1])
+    largest = max(sizes, key=lambda name: sizes[name][0], default="")
+    packed, _ = sizes.get(largest, (0, 0))
+    widest = max((both[1] for both in sizes.values()), default=0)
+    return ActivationMemory(peak, where, packed, largest, aligned, widest, storage)
+
+
+def _sweep(
+    inputs: Sequence[str], steps: Sequence[_Step], outputs: Sequence[str], sizes: Sizes
+) -> Iterator[tuple[_Step, tuple[int, int]]]:
+    """Each step with the bytes alive while it runs, packed and aligned."""
     owner = {name: name for name in inputs}
     for step in steps:
         for name in step.makes:
@@ -166,23 +201,16 @@ def _measure(
     last.update({owner.get(name, name): len(steps) for name in outputs})
     live = {name for name in inputs if name in sizes}
     now = [sum(sizes[name][kind] for name in live) for kind in (0, 1)]
-    peak, where = list(now), "the inputs"
     for index, step in enumerate(steps):
         for name in step.makes:
             if owner[name] == name and name not in live:
                 live.add(name)
                 now = [total + sizes[name][kind] for kind, total in enumerate(now)]
-        if now[0] + step.inside > peak[0]:
-            peak[0], where = now[0] + step.inside, step.name
-        peak[1] = max(peak[1], now[1] + step.inside_aligned)
+        yield step, (now[0] + step.inside, now[1] + step.inside_aligned)
         for name in {owner.get(n, n) for n in (*step.reads, *step.makes)}:
             if name in live and last[name] <= index:
                 live.remove(name)
                 now = [total - sizes[name][kind] for kind, total in enumerate(now)]
-    largest = max(sizes, key=lambda name: sizes[name][0], default="")
-    packed, _ = sizes.get(largest, (0, 0))
-    widest = max((both[1] for both in sizes.values()), default=0)
-    return ActivationMemory(peak[0], where, packed, largest, peak[1], widest, storage)
 
 
 def _sizes(name: str, kind: TensorType, storage: str) -> tuple[int, int]:
