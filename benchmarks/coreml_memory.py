@@ -4,8 +4,8 @@
 
 Every network (of the zoo, or those named) is bound to one item of each length, run through the cleanup passes
 alone (naive) and through the whole Core ML pipeline (rewritten), lowered to a package, read back from disk
-and counted: most bytes of values alive at once, floating numbers in two bytes. dna-bert gets as many positions
-as the longest length wants, and its encoder is shown apart: most of the whole are 32,000 scores per token.
+and counted: most bytes of values alive at once, floating numbers in two bytes. dna-bert gets as many
+positions as the longest length wants, and its encoder is shown apart: most are 32,000 scores per token.
 """
 
 from __future__ import annotations
