@@ -14,6 +14,7 @@ from rubicc.ir.graph import spec_of
 if TYPE_CHECKING:
     from rubicc.backends.base import Backend
     from rubicc.driver.compile import Build
+    from rubicc.settings import Settings
     from rubicc.shapes import Shapes
 
 QUANTISING = ("int8", "mixed", "auto")  # where a target says nothing else
@@ -24,6 +25,12 @@ SEED_OFFSET = 1000  # the proof's simulated signal must not be the one that was 
 def quantising(backend: Backend) -> tuple[str, ...]:
     """Precisions of a target that need to see data."""
     return getattr(backend, "calibrated", QUANTISING)
+
+
+def looks_at_data(settings: Settings, backend: Backend) -> bool:
+    """Whether a compilation sees data: for its precision, or because a pass is to round for products."""
+    optimised = any(options.get("rounding") == "optimised" for options in settings.passes.values())
+    return optimised or settings.precision in quantising(backend)
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ def calibration_of(build: Build, inputs: ProofInputs) -> Calibration:
         UsageError: ``RUB-DRV-006`` the calibration data cannot be read.
     """
     settings, meta = build.settings, build.graph.meta
-    if settings.precision not in quantising(build.backend) or build.quantised:
+    if not looks_at_data(settings, build.backend) or build.quantised:
         return Calibration()
     shapes = build.shapes
     specs = [spec_of(v) for v in build.graph.inputs] if shapes is None else any_batch(shapes)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rubicc.driver import stages
 from rubicc.driver.artefact import Artefact
 from rubicc.driver.bounded import bound, bounded_inputs
-from rubicc.driver.calibration import quantising
+from rubicc.driver.calibration import looks_at_data, quantising
 from rubicc.driver.inputs import ProofInputs, one_item, proof_inputs
 from rubicc.driver.planning import given_options, pipeline_of, planned
 from rubicc.driver.proof import (
@@ -203,7 +203,7 @@ def _rewrite(build: Build, folder: Path, out: Path | None) -> None:
         build.records = run_pipeline(
             build.graph,
             steps[first:last],
-            overrides=_overrides(settings, steps, last),
+            overrides=_overrides(build, steps, last),
             check=settings.check,
             on_stage=on_stage,
             resumed=steps[:first],
@@ -216,10 +216,11 @@ def _rewrite(build: Build, folder: Path, out: Path | None) -> None:
             stages.dump(folder, last, names[last], build.graph)
 
 
-def _overrides(settings: Settings, steps: Sequence[Step], last: int) -> dict[str, dict[str, Any]]:
-    """Options by pass id, without those of passes that ``--until-stage`` leaves out."""
+def _overrides(build: Build, steps: Sequence[Step], last: int) -> dict[str, dict[str, Any]]:
+    """Options by pass id, without those of passes that ``--until-stage`` or ``prepare`` has to do with."""
     left_out = {step.id for step in steps[last:]} - {step.id for step in steps[:last]}
-    given = given_options(settings)
+    left_out |= set(getattr(build.backend, "preparing", ()))
+    given = given_options(build.settings)
     return {pass_id: options for pass_id, options in given.items() if pass_id not in left_out}
 
 
@@ -240,7 +241,7 @@ def check_options(settings: Settings, backend: Backend) -> None:
     from rubicc.passes import registry
     from rubicc.passes.manager import make_options
 
-    if settings.calib is not None and settings.precision not in quantising(backend):
+    if settings.calib is not None and not looks_at_data(settings, backend):
         log.warning("calibration data is not used at precision %s", settings.precision)
     for pass_id, values in given_options(settings).items():
         make_options(registry.get(pass_id), values)
@@ -273,16 +274,11 @@ def _emit(build: Build, folder: Path) -> None:
 
 def _proof_inputs(build: Build) -> ProofInputs:
     settings, meta, small = build.settings, build.graph.meta, build.lowered.feeds
+    ranges = settings.precision in quantising(build.backend) and not build.quantised
     if build.shapes is not None:
-        return bounded_inputs(build.shapes, meta, small, settings.reference, settings.seed)
-    return proof_inputs(
-        meta,
-        [spec_of(value) for value in build.graph.inputs],
-        small,
-        settings.reference,
-        settings.seed,
-        ranges=settings.precision in quantising(build.backend) and not build.quantised,
-    )
+        return bounded_inputs(build.shapes, meta, small, settings.reference, settings.seed, ranges=ranges)
+    specs = [spec_of(value) for value in build.graph.inputs]
+    return proof_inputs(meta, specs, small, settings.reference, settings.seed, ranges=ranges)
 
 
 def _prove(build: Build, folder: Path) -> None:

@@ -18,9 +18,8 @@ from rubicc.backends.coreml.run.load import load
 from rubicc.backends.coreml.run.program import Function, Operation, Package
 from rubicc.evidence.decision import Decision
 from rubicc.ir.executor import execute
-from rubicc.ir.graph import QONNX_DOMAIN, SOURCE_KEY, Graph
+from rubicc.ir.graph import QONNX_DOMAIN, SOURCE_KEY, Graph, spec_of
 from rubicc.shapes import resolve_shapes
-from rubicc.ir.graph import spec_of
 
 Nodes = list[onnx.NodeProto]
 MOST = 1 << 27
@@ -38,6 +37,7 @@ class Read:
         types: element types of those arrays, ``uint4``.
         records: what compression says of the weights.
         nbytes: of weight.bin.
+        package: as loaded.
     """
 
     kinds: tuple[str, ...]
@@ -47,6 +47,19 @@ class Read:
     records: tuple[compress.Stored, ...]
     decisions: tuple[Decision, ...]
     nbytes: int
+    package: Package
+
+    @property
+    def codes(self) -> set[str]:
+        """Codes of the decisions about weights."""
+        return {one.code for one in self.decisions if one.code.startswith("RUB-COREML-D3")}
+
+    def run(self, semantics: str) -> np.ndarray:
+        """The weight as the whole package computes it: what comes out for zeros."""
+        (feature,) = self.package.main.inputs
+        shape = tuple(int(n) for n in feature.type.shape if n is not None)  # type: ignore[union-attr]
+        (y,) = self.package.run({feature.name: np.zeros(shape, np.float32)}, semantics=semantics).values()
+        return np.asarray(y)
 
 
 def node(op: str, inputs: str, output: str, domain: str = "", **attributes: Any) -> onnx.NodeProto:
@@ -128,6 +141,7 @@ def read(path: Path, lowered: lowering.Lowered, arithmetic: str) -> Read:
         tuple(one for one in lowered.weights.values() if isinstance(one, compress.Stored)),
         lowered.decisions,
         weights.stat().st_size if weights.exists() else 0,
+        package,
     )
 
 
@@ -147,6 +161,31 @@ def _parts(
     return arrays, types
 
 
-def package_of(folder: Path) -> Package:
-    """The package that :func:`write` saved."""
-    return load(folder / "Net.mlpackage")
+def quantised(
+    weight: np.ndarray, scale: Any, bits: float, *, block: int = 0, zero: Any = 0.0, **attributes: Any
+) -> Graph:
+    """``x + Quant(weight)``; with ``block``, scales (rows, blocks, 1) of blocks along the last axis."""
+    given = {"signed": 1, "narrow": 1, "rounding_mode": "ROUND", **attributes}
+    constants = {
+        "w": weight,
+        "s": np.asarray(scale, np.float32),
+        "z": np.asarray(zero, np.float32),
+        "b": np.float32(bits),
+    }
+    if not block:
+        return net([node("Quant", "w s z b", "q", **given)], constants, "q", weight.shape)
+    constants["w"] = weight.reshape(len(weight), -1, block)
+    constants["shape"] = np.asarray(weight.shape, np.int64)
+    nodes = [node("Quant", "w s z b", "parts", **given), node("Reshape", "parts shape", "q")]
+    return net(nodes, constants, "q", weight.shape)
+
+
+def integers(weight: np.ndarray, scale: Any, low: int, high: int, zero: Any = 0) -> np.ndarray:
+    """Codes as QONNX defines them: clip, then round half to even."""
+    steps = weight.astype(np.float32) / np.asarray(scale, np.float32) + np.float32(zero)
+    return np.rint(np.clip(steps, low, high)).astype(np.int32)
+
+
+def half(array: Any) -> np.ndarray:
+    """The nearest numbers that fp16 holds, as float32."""
+    return np.asarray(array, np.float16).astype(np.float32)

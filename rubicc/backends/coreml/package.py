@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from rubicc.backends.coreml.compress.parameters import share
 from rubicc.backends.coreml.tools import Opset, coremltools, quiet
 from rubicc.errors import ModelRefused
 from rubicc.shapes import InputShape
@@ -172,6 +173,8 @@ def _exported(program: Any, weights: Path, opset: Opset) -> Any:
     exporter = Exporter()
     proto = exporter.export()
     exporter.blob_writers.clear()  # closes the file
+    for function in proto.functions.values():
+        share(function.block_specializations[function.opset])
     return proto
 
 

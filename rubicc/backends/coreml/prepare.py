@@ -14,7 +14,6 @@ from rubicc.backends.coreml.plan import possible
 from rubicc.backends.coreml.tools import opset
 from rubicc.evidence.decision import Decision
 from rubicc.ir.graph import Graph
-from rubicc.passes.manager import run_pipeline
 from rubicc.shapes import Shapes
 
 Arrays = Mapping[str, np.ndarray]
@@ -44,17 +43,22 @@ def prepare(
         options: of passes, by id.
 
     Raises:
-        UsageError: an impossible combination (``RUB-COREML-010``).
+        UsageError: an impossible combination (``RUB-COREML-010``), or options of passes that cannot be
+            (``RUB-COREML-303``, ``-304``).
         Unsupported: the whole table of what the lowering refuses.
     """
+    from rubicc.backends.coreml.compress.precisions import compressed, idle
+
     possible(target, precision, runtime, layout)
     device = opset(target.device).name
+    idle(options or {}, precision, device)
     decisions: list[Decision] = []
     evidence: dict[str, Any] = {}
     if precision == "w8a8" and not quantised:
         graph, decisions, evidence = _quantised(graph, list(calib) or ([feeds] if feeds is not None else []))
     elif precision not in PLAIN and precision != "w8a8":
-        graph, decisions = _compressed(graph, precision, device, options or {})
+        looked_at = list(calib) or ([feeds] if feeds is not None else [])
+        graph, decisions = compressed(graph, precision, device, options=options, feeds=looked_at)
     kind = shapes.kind if shapes is not None else "fixed"
     refuse([*enumerated_inputs(graph, target, kind), *_operators(graph, device)], target)
     return Prepared(graph, tuple(decisions), evidence, {"precision": precision, "layout": layout})
@@ -64,19 +68,6 @@ def _operators(graph: Graph, device: str) -> list[Finding]:
     from rubicc.backends.coreml import lowering
 
     return list(lowering.findings(graph, device))
-
-
-def _compressed(
-    graph: Graph, precision: str, device: str, options: Mapping[str, Mapping[str, Any]]
-) -> tuple[Graph, list[Decision]]:
-    from rubicc.backends.coreml.compress import precisions
-
-    steps = precisions.STEPS(precision, device)
-    own = {step.id: options[step.id] for step in steps if step.id in options}
-    made = graph.clone()
-    records = run_pipeline(made, steps, overrides=own)
-    made_by_passes = [decision for record in records for decision in record.decisions]
-    return made, [*precisions.decisions(precision, device), *made_by_passes]
 
 
 def _quantised(graph: Graph, feeds: Sequence[Arrays]) -> tuple[Graph, list[Decision], dict[str, Any]]:

@@ -66,7 +66,8 @@ class CorrectBias(Pass):
         error = (weight - rounded_weight(weight, channel_axis(node))).astype(np.float64)
         groups = node.attributes.get_int("group", 1)
         inputs = mean.reshape(groups, 1, -1)
-        lost = (error.sum(axis=2).reshape(groups, -1, weight.shape[1]) * inputs).sum(axis=2).reshape(-1)
+        taps = error.reshape(*error.shape[:2], -1).sum(axis=2)
+        lost = (taps.reshape(groups, -1, weight.shape[1]) * inputs).sum(axis=2).reshape(-1)
         old = np.zeros(weight.shape[0]) if bias is None else bias
         value = edit.initializer(f"{node.name}_bias", np.asarray(old + lost, np.float32))
         if len(node.inputs) > 2:

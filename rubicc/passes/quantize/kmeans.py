@@ -1,10 +1,10 @@
 """Clusters of numbers: the few values that stand best for many, in the least-squares sense.
 
 In one dimension clusters are intervals of the sorted numbers. Up to ``EXACT`` clusters, dynamic programming
-finds the best boundaries on a grid of 64 to 384 bins (exactly the best ones where there are no more distinct
-numbers than bins); above, boundaries begin at equal steps of the integral of density^(1/3), which is
-the best spacing in the limit of many (Panter and Dite, 1951). Lloyd's iteration then moves them until nothing
-changes. Nothing is random.
+finds the best boundaries on a grid of 64 to 384 bins and between the outermost numbers, of which a few far
+ones decide much (exactly the best boundaries where there are no more distinct numbers than bins). Above,
+boundaries begin at equal steps of the integral of density^(1/3), which is the best spacing in the limit of
+many (Panter and Dite, 1951). Lloyd's iteration then moves them until nothing changes. Nothing is random.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 EXACT = 64  # clusters up to which boundaries are searched for
 BINS_PER_CLUSTER, FEWEST_BINS, MOST_BINS = 8, 64, 384
+OUTERMOST = 32  # numbers at each end that boundaries may stand between
 CELLS = 1 << 16  # numbers are counted in so many cells when there are more of them
 SLAB = 1 << 22
 ROUNDS = 200
@@ -98,7 +99,9 @@ def _spread_edges(points: Points, count: int) -> np.ndarray:
 def _best_edges(points: Points, count: int) -> np.ndarray:
     """The ``count`` intervals of least squared error that can be put together from narrower ones."""
     bins = min(points.at.size, int(np.clip(BINS_PER_CLUSTER * count, FEWEST_BINS, MOST_BINS)))
-    edges = _spread_edges(points, bins)
+    ends = np.arange(min(OUTERMOST, points.at.size))
+    edges = np.unique(np.concatenate([_spread_edges(points, bins), ends, points.at.size - ends]))
+    bins = edges.size - 1
     weight, first, second = (total[edges] for total in points.sums())
     # Error of everything from edge i to edge j as one cluster; infinite where that is backwards.
     mass = weight[None, :] - weight[:, None]

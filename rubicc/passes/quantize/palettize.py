@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from rubicc.ir.graph import Graph, source_of
 from rubicc.passes.quantize.kmeans import centres, nearest
+from rubicc.passes.quantize.products import Seen, fitted
 from rubicc.passes.quantize.sites import LEAST, SPARSE_KEY, Site, divisor, sites
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor
@@ -27,6 +29,9 @@ class PaletteOptions:
         least: elements that a weight must have.
         recurrent: also the weights of GRU and LSTM.
         skip: names of nodes whose weights stay as they are.
+        rounding: ``nearest``, or ``optimised``: the entries that leave products as they are on ``inputs``
+            (GPTQ), where a product's input is among them.
+        inputs: arrays seen at the inputs of products, by value name.
     """
 
     bits: int = 4
@@ -34,6 +39,8 @@ class PaletteOptions:
     least: int = LEAST
     recurrent: bool = True
     skip: tuple[str, ...] = ()
+    rounding: Literal["nearest", "optimised"] = "nearest"
+    inputs: Seen = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
@@ -83,7 +90,32 @@ class Palettize(Pass):
             length=length,
             sparse=SPARSE_KEY in site.value.metadata_props,
         )
+        better = self._fitted(site, tables, length)
+        if better is not None:
+            indices = _indices_of(better, tables, site.out, length)
         return self._nodes(edit, site, tables, indices, length)
+
+    def _fitted(self, site: Site, tables: np.ndarray, length: int) -> np.ndarray | None:
+        """Entries as the product of the weight wants them; ``None`` for the nearest ones.
+
+        Weights to be stored without their zeros keep every zero only when each is taken by itself.
+        """
+        if self.options.rounding == "nearest" or SPARSE_KEY in site.value.metadata_props:
+            return None
+        across = [-1 if axis == site.out else 1 for axis in range(site.array.ndim)]
+        places = (np.arange(site.array.shape[site.out]) // length).reshape(across)
+
+        def nearest_entries(column: np.ndarray, where: np.ndarray) -> np.ndarray:
+            made = np.empty_like(column)
+            for number in np.unique(where):
+                here = where == number
+                made[here] = tables[number][nearest(column[here], tables[number])]
+            return made
+
+        made = fitted(site, self.options.inputs, places, nearest_entries)
+        if made is None:
+            self.note(source_of(site.node), "nearest entries: its input was not seen")
+        return made
 
     def _nodes(
         self, edit: Editor, site: Site, tables: np.ndarray, indices: np.ndarray, length: int
@@ -141,8 +173,7 @@ def palettes(
             placed[part] = _of_nonzeros(moved[part], table)
         else:
             table[:] = _half(centres(moved[part], table.size))
-            placed[part] = nearest(moved[part], table)
-    return tables, indices
+    return tables, indices if sparse else _indices_of(weight, tables, axis, length)
 
 
 def _of_nonzeros(weight: np.ndarray, table: np.ndarray) -> np.ndarray:
@@ -152,6 +183,16 @@ def _of_nonzeros(weight: np.ndarray, table: np.ndarray) -> np.ndarray:
     if filled.any():
         table[1:] = _half(centres(weight[filled], table.size - 1))
         indices[filled] = nearest(weight[filled], table[1:]) + 1
+    return indices
+
+
+def _indices_of(entries: np.ndarray, tables: np.ndarray, axis: int, length: int) -> np.ndarray:
+    """Places of entries in their tables."""
+    moved, indices = np.moveaxis(entries, axis, 0), np.empty(entries.shape, np.uint8)
+    placed = np.moveaxis(indices, axis, 0)
+    for group, table in enumerate(tables):
+        part = slice(group * length, (group + 1) * length)
+        placed[part] = nearest(moved[part], table)
     return indices
 
 

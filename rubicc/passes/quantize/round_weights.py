@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,8 @@ from rubicc.passes.rewrite import Editor, constant, is_standard
 DAMPING = 0.01  # of the mean variance: inputs that were never seen apart must not decide
 ROWS_PER_WEIGHT, LEAST_ROWS = 4, 4096  # positions of the calibration data that are looked at
 BLOCK_BYTES = 256 * 2**20  # covariances held at the same time
+COLUMNS = 128  # inputs whose errors are handed on together
+Choose = Callable[[slice, np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,9 @@ class RoundWeights(Pass):
         weight = constant(node.inputs[1])
         if weight is None or (node.op_type != "Conv" and weight.ndim != 2):
             return False
-        most = max(LEAST_ROWS, ROWS_PER_WEIGHT * weight[0].size) // len(seen)
-        columns = [part for array in seen if (part := read_by(node, weight, array, most)) is not None]
-        if len(columns) < len(seen):
+        x = multiplied(node, weight, seen)
+        if x is None:
             return False
-        x = np.concatenate(columns, axis=2)
         rows = as_rows(node, weight, x.shape[0])
         limit = 2 ** (self.options.bits - 1) - 1
         scale = as_rows(
@@ -84,7 +84,7 @@ class RoundWeights(Pass):
         )
         chosen = rounded(rows, scale[:, :, :1], x, limit)
         lost = ((rows - chosen) @ x.mean(axis=2, keepdims=True)).reshape(-1)
-        edit_weight = _from_rows(node, chosen, weight)
+        edit_weight = from_rows(node, chosen, weight)
         node.replace_input_with(1, edit.initializer(f"{node.name}_rounded", edit_weight))
         self._bias(edit, node, lost)
         edit.mark(node)
@@ -102,7 +102,7 @@ class RoundWeights(Pass):
 
 
 def rounded(weight: np.ndarray, scale: np.ndarray, x: np.ndarray, limit: int) -> np.ndarray:
-    """Weights on the grid that change ``weight @ x`` least.
+    """Weights on the grid that change ``weight @ x`` least; the mean of ``x`` does not count.
 
     Args:
         weight: (groups, outputs, K), float.
@@ -113,19 +113,46 @@ def rounded(weight: np.ndarray, scale: np.ndarray, x: np.ndarray, limit: int) ->
     Returns:
         Float64 ``scale * integers`` of the shape of ``weight``.
     """
+    size = np.abs(weight)
+    peaks, signs = size >= size.max(axis=2, keepdims=True), np.sign(weight)
+
+    def choose(part: slice, column: np.ndarray, which: np.ndarray) -> np.ndarray:
+        step, rows = scale[part, :, 0].astype(np.float64), np.arange(len(which))
+        grid = np.clip(np.rint(column / step), -limit, limit)
+        grid = np.where(peaks[part][rows, :, which], limit * signs[part][rows, :, which], grid)
+        return grid * step
+
+    return compensated(weight, x, choose)
+
+
+def compensated(weight: np.ndarray, x: np.ndarray, choose: Choose, *, centred: bool = True) -> np.ndarray:
+    """Weights of a kind that change ``weight @ x`` least, chosen one after the other.
+
+    Args:
+        weight: (groups, outputs, K), float.
+        x: (groups, K, positions), what the weights are multiplied with.
+        choose: what weights become: given the groups at hand, their weights (groups, outputs) as they are
+            when their turn has come, and which of the K they are (groups,).
+        centred: changes that are the same at all positions do not count.
+
+    Returns:
+        Float64 of the shape of ``weight``.
+    """
     out = np.empty(weight.shape)
     step = max(1, BLOCK_BYTES // (16 * weight.shape[2] ** 2))
     for at in range(0, len(weight), step):
-        part = slice(at, at + step)
-        out[part] = _rounded_block(
-            weight[part].astype(np.float64), scale[part].astype(np.float64), x[part], limit
-        )
+        part = slice(at, min(at + step, len(weight)))
+        out[part] = _compensated_block(part, weight[part].astype(np.float64), x[part], choose, centred)
     return out
 
 
-def _rounded_block(weight: np.ndarray, scale: np.ndarray, x: np.ndarray, limit: int) -> np.ndarray:
-    centred = x.astype(np.float64) - x.mean(axis=2, keepdims=True, dtype=np.float64)
-    covariance = centred @ centred.transpose(0, 2, 1) / x.shape[2]
+def _compensated_block(
+    part: slice, weight: np.ndarray, x: np.ndarray, choose: Choose, centred: bool
+) -> np.ndarray:
+    seen = x.astype(np.float64)
+    if centred:
+        seen -= x.mean(axis=2, keepdims=True, dtype=np.float64)
+    covariance = seen @ seen.transpose(0, 2, 1) / x.shape[2]
     diagonal = np.einsum("gkk->gk", covariance)
     damping = DAMPING * diagonal.mean(axis=1, keepdims=True)
     diagonal += np.where(damping > 0, damping, 1.0)
@@ -136,17 +163,28 @@ def _rounded_block(weight: np.ndarray, scale: np.ndarray, x: np.ndarray, limit: 
     covariance = covariance[groups[:, :, None], order[:, :, None], order[:, None, :]]
     upper = np.linalg.cholesky(np.linalg.inv(covariance)).transpose(0, 2, 1)
     free = np.take_along_axis(weight, order[:, None, :], axis=2)
-    peaks = np.abs(free) >= np.abs(free).max(axis=2, keepdims=True)
-    signs = np.sign(free)
     made = np.empty_like(free)
-    for k in range(free.shape[2]):
-        column = free[:, :, k]
-        grid = np.clip(np.rint(column / scale[:, :, 0]), -limit, limit)
-        grid = np.where(peaks[:, :, k], limit * signs[:, :, k], grid)
-        made[:, :, k] = grid * scale[:, :, 0]
-        error = (column - made[:, :, k]) / upper[:, None, k, k]
-        free[:, :, k + 1 :] -= error[:, :, None] * upper[:, None, k, k + 1 :]
+    for start in range(0, free.shape[2], COLUMNS):
+        stop = min(start + COLUMNS, free.shape[2])
+        errors = np.empty((*free.shape[:2], stop - start))
+        for k in range(start, stop):
+            made[:, :, k] = choose(part, free[:, :, k], order[:, k])
+            error = (free[:, :, k] - made[:, :, k]) / upper[:, None, k, k]
+            errors[:, :, k - start] = error
+            free[:, :, k + 1 : stop] -= error[:, :, None] * upper[:, None, k, k + 1 : stop]
+        free[:, :, stop:] -= errors @ upper[:, start:stop, stop:]  # the rest of the inputs, all at once
     return np.take_along_axis(made, back[:, None, :], axis=2)
+
+
+def multiplied(node: ir.Node, weight: np.ndarray, seen: Sequence[np.ndarray]) -> np.ndarray | None:
+    """What each group's weights multiply, (groups, K, positions); ``None`` where that is not known.
+
+    Args:
+        seen: arrays at the product's input.
+    """
+    most = max(LEAST_ROWS, ROWS_PER_WEIGHT * weight[0].size) // len(seen)
+    columns = [part for array in seen if (part := read_by(node, weight, array, most)) is not None]
+    return np.concatenate(columns, axis=2) if len(columns) == len(seen) else None
 
 
 def read_by(node: ir.Node, weight: np.ndarray, x: np.ndarray, most: int) -> np.ndarray | None:
@@ -167,7 +205,7 @@ def read_by(node: ir.Node, weight: np.ndarray, x: np.ndarray, most: int) -> np.n
     groups = node.attributes.get_int("group", 1)
     padded = np.pad(x, [(0, 0), (0, 0), *((pads[i], pads[dims + i]) for i in range(dims))])
     spans = tuple(d * (k - 1) + 1 for d, k in zip(dilations, weight.shape[2:], strict=True))
-    seen = sliding_window_view(padded, (1, 1, *spans))[(..., 0, 0, *[slice(None)] * dims)]
+    seen = sliding_window_view(padded, (1, 1, *spans)).squeeze((2 + dims, 3 + dims))
     seen = seen[(slice(None), slice(None), *(slice(None, None, s) for s in strides))]
     seen = seen[(..., *(slice(None, None, d) for d in dilations))]
     # (N, C, places..., taps...) to (groups, C / groups * taps, N * places)
@@ -191,7 +229,8 @@ def as_rows(node: ir.Node, weight: np.ndarray, groups: int) -> np.ndarray:
     return weight.reshape(groups, weight.shape[0] // groups, -1)
 
 
-def _from_rows(node: ir.Node, rows: np.ndarray, like: np.ndarray) -> np.ndarray:
+def from_rows(node: ir.Node, rows: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Rows back in the shape of the weight ``like``, float32: undoes :func:`as_rows`."""
     turned = channel_axis(node) != 0
     shape = like.T.shape if turned else like.shape
     weight = rows.reshape(shape)

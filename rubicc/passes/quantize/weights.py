@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from rubicc.ir.graph import QONNX_DOMAIN, Graph, source_of
+from rubicc.passes.quantize.products import Seen, fitted
 from rubicc.passes.quantize.sites import LEAST, SPARSE_KEY, Site, divisor, grouped, sites
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor
@@ -34,6 +35,9 @@ class WeightOptions:
         least: elements that a weight must have.
         recurrent: also the weights of GRU and LSTM.
         skip: names of nodes whose weights stay in float.
+        rounding: ``nearest``, or ``optimised``: the integers that leave products as they are on ``inputs``
+            (GPTQ), where a product's input is among them.
+        inputs: arrays seen at the inputs of products, by value name.
     """
 
     bits: int = 8
@@ -43,6 +47,8 @@ class WeightOptions:
     least: int = LEAST
     recurrent: bool = True
     skip: tuple[str, ...] = ()
+    rounding: Literal["nearest", "optimised"] = "nearest"
+    inputs: Seen = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
@@ -97,24 +103,54 @@ class QuantiseWeights(Pass):
         """One scale per tensor or channel."""
         kept = () if self.options.granularity == "tensor" else (site.out,)
         axes = tuple(axis for axis in range(site.array.ndim) if axis not in kept)
-        return self._quantiser(edit, site, site.value, self._scale(site.array, axes))
+        scale = self._scale(site.array, axes)
+        better = self._fitted(site, scale)
+        value = site.value if better is None else self._initializer(edit, site, "rounded", better)
+        return self._quantiser(edit, site, value, scale)
 
     def _in_blocks(self, edit: Editor, site: Site, length: int) -> ir.Value:
         """One scale per block: groups and blocks are two axes of the stored weight."""
         view = grouped(site.array, site.into, length)
         kept = (site.into, site.out + (site.out > site.into))
         axes = tuple(axis for axis in range(view.ndim) if axis not in kept)
-        stored = edit.initializer(f"{site.name}_blocks", view, site.first.graph)
-        if SPARSE_KEY in site.value.metadata_props:
-            stored.metadata_props[SPARSE_KEY] = site.value.metadata_props[SPARSE_KEY]
-        made = self._quantiser(edit, site, stored, self._scale(view, axes))
+        scale = self._scale(view, axes)
+        better = self._fitted(site, np.broadcast_to(scale, view.shape).reshape(site.array.shape))
+        whole = view if better is None else better.reshape(view.shape)
+        made = self._quantiser(edit, site, self._initializer(edit, site, "blocks", whole), scale)
         shape = edit.initializer(
             f"{site.name}_shape", np.asarray(site.array.shape, np.int64), site.first.graph
         )
-        whole = ir.Shape(site.array.shape)
+        kept_shape = ir.Shape(site.array.shape)
         return edit.node(
-            "Reshape", [made, shape], like=site.first, shape=whole, dtype=ir.DataType.FLOAT
+            "Reshape", [made, shape], like=site.first, shape=kept_shape, dtype=ir.DataType.FLOAT
         ).outputs[0]
+
+    def _initializer(self, edit: Editor, site: Site, what: str, array: np.ndarray) -> ir.Value:
+        """A new initializer in place of the weight's."""
+        made = edit.initializer(f"{site.name}_{what}", array, site.first.graph)
+        if SPARSE_KEY in site.value.metadata_props:
+            made.metadata_props[SPARSE_KEY] = site.value.metadata_props[SPARSE_KEY]
+        return made
+
+    def _fitted(self, site: Site, scale: np.ndarray) -> np.ndarray | None:
+        """The weight on its grid as its product wants it; ``None`` for the nearest integers.
+
+        Weights to be stored without their zeros keep every zero only when each is rounded by itself.
+        """
+        if self.options.rounding == "nearest" or SPARSE_KEY in site.value.metadata_props:
+            return None
+        limit = 2 ** (self.options.bits - 1) - 1
+        steps, places = np.unique(scale, return_inverse=True)
+        numbers = steps.astype(np.float64)
+
+        def nearest(column: np.ndarray, where: np.ndarray) -> np.ndarray:
+            step = numbers[where]
+            return np.clip(np.rint(column / step), -limit, limit) * step
+
+        made = fitted(site, self.options.inputs, places.reshape(scale.shape), nearest)
+        if made is None:
+            self.note(source_of(site.node), "rounded to nearest: its input was not seen")
+        return made
 
     def _scale(self, weight: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
         return best_scale(weight, axes, self.options.bits, fit=self.options.fit)
@@ -164,7 +200,8 @@ def half_above(scale: np.ndarray) -> np.ndarray:
     scale = np.asarray(scale, np.float32)
     inside = np.clip(scale, SMALLEST_HALF, LARGEST_HALF).astype(np.float32)
     half = inside.astype(np.float16)
-    up = np.where(half.astype(np.float32) < inside, np.nextafter(half, np.float16(np.inf)), half)
+    largest = np.float16(LARGEST_HALF)
+    up = np.where(half.astype(np.float32) < inside, np.nextafter(half, largest), half)
     return np.where(scale <= LARGEST_HALF, up.astype(np.float32), scale)
 
 

@@ -12,7 +12,7 @@ from rubicc.evidence.decision import Decision
 def decisions(records: Iterable[object]) -> tuple[Decision, ...]:
     """Decisions about compressed weights; other records are passed over.
 
-    Codes: ``RUB-COREML-D30`` wider than the graph's bits, ``-D31`` scales or table entries rounded, ``-D32``
+    Codes: ``RUB-COREML-D30`` wider than the graph's bits, ``-D31`` scales rounded, ``-D32``
     stored as floats.
     """
     stored = [record for record in records if isinstance(record, Stored)]
@@ -50,7 +50,7 @@ def _rounded(group: Sequence[Stored]) -> Decision:
     return Decision(
         "RUB-COREML-D31",
         _where([worst, *(one for one in group if one is not worst)]),
-        f"scales or table entries of {_weights(group)} rounded to fp16, by at most {worst.rounding:.2g} each",
+        f"scales of {_weights(group)} rounded to fp16, by at most {worst.rounding:.2g} each",
         "a program in fp16 holds no others; the integer codes are the graph's",
     )
 

@@ -87,7 +87,8 @@ class Choice:
     Attributes:
         width: bits of a stored code.
         nbytes: what it takes in weight.bin and, where small, in the program.
-        rounding: largest change by rounding scales or values to the precision, relative.
+        rounding: largest relative change of a scale by the precision; entries of tables are the values
+            themselves in the precision of the program, which is no change beyond that.
         arrays: makes the arrays to store, by parameter; codes have one element per code, unpacked.
     """
 
@@ -172,11 +173,12 @@ def _scaled(form: Form, weight: Weight, dtype: np.dtype) -> Choice | None:
     nbytes += blob(scales, 8 * dtype.itemsize) + (blob(scales, width) if zeros or form.packed else 0)
 
     def arrays() -> Arrays:
-        made = {"codes": weight.codes, "scale": weight.scale.astype(dtype)}
+        codes = weight.codes.astype(np.int8 if weight.low < 0 else np.uint8, copy=False)
+        made = {"codes": codes, "scale": weight.scale.astype(dtype)}
         if zeros or form.packed:
-            made["zero"] = weight.zero.astype(weight.codes.dtype)
+            made["zero"] = weight.zero.astype(codes.dtype)
         if form.sparse:
-            made |= masked(weight.codes, weight.codes != spread(weight.zero, weight.shape))
+            made |= masked(codes, codes != spread(weight.zero, weight.shape))
         return made
 
     return Choice(form, width, nbytes, rounding, arrays)
@@ -206,7 +208,7 @@ def _palette(form: Form, weight: Weight, dtype: np.dtype) -> Choice | None:
         made = {"codes": _indices(weight), "table": table.reshape(*tables, 2**width)}
         return made | masked(made["codes"], made["codes"] != 0) if form.sparse else made
 
-    return Choice(form, width, nbytes, rounding, arrays)
+    return Choice(form, width, nbytes, 0.0, arrays)
 
 
 def _joined(form: Form, weight: Weight, dtype: np.dtype) -> Choice | None:
@@ -227,7 +229,7 @@ def _joined(form: Form, weight: Weight, dtype: np.dtype) -> Choice | None:
         table = np.concatenate([flat.reshape(-1), np.full(2**width - flat.size, flat[-1, -1])])
         return {"codes": codes, "table": table.reshape(*(1,) * len(weight.shape), -1)}
 
-    return Choice(form, width, nbytes, rounding, arrays)
+    return Choice(form, width, nbytes, 0.0, arrays)
 
 
 def _sparse(form: Form, weight: Weight, dtype: np.dtype) -> Choice | None:

@@ -111,7 +111,10 @@ def _grid(node: ir.Node) -> Weight:
     else:
         parameters = [np.asarray(array, values.dtype) for array in (scale, zero, bits)]
         mode = node.attributes.get_string("rounding_mode", "ROUND") or "ROUND"
-        codes = levels(values, *parameters, signed=signed, narrow=narrow, mode=mode)
+        try:
+            codes = levels(values, *parameters, signed=signed, narrow=narrow, mode=mode)
+        except ValueError:
+            raise _unreadable(node, f"its scale of shape {list(scale.shape)} does not fit") from None
     low, high = (-1, 1) if signed and count == 1 else (int(end) for end in int_range(count, signed, narrow))
     if codes.shape != values.shape or not np.isfinite(codes).all():
         raise _unreadable(node, "its weights are not finite, or its scale has another shape than they")
