@@ -61,6 +61,7 @@ class BlobFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._size = -1
+        self._spans: dict[tuple[int, int], int] = {}
         self._lock = threading.Lock()
 
     def read(self, offset: int, wanted: TensorType) -> np.ndarray:
@@ -84,10 +85,26 @@ class BlobFile:
         return unpack(raw, wanted.dtype, elements).reshape(wanted.shape)  # type: ignore[arg-type]
 
     def check(self, offset: int, wanted: TensorType) -> None:
-        """Raise as :meth:`read` would, without reading the data."""
+        """Raise as :meth:`read` would, without reading the data; remember where the record lies."""
         nbytes = wanted.nbytes
         assert nbytes is not None
-        self._record(offset, wanted, nbytes)
+        start = self._record(offset, wanted, nbytes)
+        self._spans[offset, offset + ENTRY] = offset
+        self._spans[start, start + nbytes] = offset
+
+    def refuse_overlaps(self) -> None:
+        """Refuse records, among those checked, that lie in each other; several constants may share one.
+
+        Raises:
+            ModelRefused: ``RUB-COREML-221``.
+        """
+        reached, owner = 0, 0
+        for (start, end), offset in sorted(self._spans.items()):
+            if start < reached and end > start:
+                raise self._refuse("RUB-COREML-221", f"records at {owner} and {offset} overlap")
+            if end > reached:
+                reached, owner = end, offset
+        self._spans.clear()
 
     def _record(self, offset: int, wanted: TensorType, nbytes: int) -> int:
         """Offset of the data of a record that was checked against the file and the type."""

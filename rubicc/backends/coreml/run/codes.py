@@ -60,8 +60,8 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-COREML-221": (
         "weight record out of bounds",
-        "A constant refers to a place in the weight file that lies past its end, or where no record begins. "
-        "The file is truncated or belongs to another model; copy the package again.",
+        "A constant refers to a place in the weight file that lies past its end, where no record begins, or "
+        "inside another record. The file is truncated or belongs to another model; copy the package again.",
     ),
     "RUB-COREML-222": (
         "weight record does not fit",
@@ -84,8 +84,9 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-COREML-233": (
         "parameters of an operation do not fit",
-        "An operation lacks a parameter that it needs, has one that it does not know, or one must be a "
-        "constant and is not. Save the package again with the tool that made it.",
+        "An operation lacks a parameter that it needs, has one that it does not know, one must be a constant "
+        "and is not, or two must have one element type and have not. Save the package again with the tool "
+        "that made it.",
     ),
     "RUB-COREML-234": (
         "compressed constant does not decode",

@@ -101,6 +101,8 @@ class _Reader:
             name: self.function(name, message, model.specificationVersion)
             for name, message in sorted(model.mlProgram.functions.items())
         }
+        for file in self.files.values():
+            file.refuse_overlaps()
         default, interfaces = self.interfaces(model.description, functions)
         return Package(
             path=self.path,

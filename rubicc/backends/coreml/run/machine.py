@@ -68,7 +68,7 @@ class Machine:
             self.body = resolver.function()
         constants.settle()
         self.names = resolver.names
-        self.slots = resolver.slots
+        self.slots = len(resolver.types)
         self.constants_bytes = constants.bytes
 
     def _context(self) -> Context:
@@ -135,7 +135,7 @@ class _Run:
     def body(self, body: Body, values: Sequence[Any], names: Sequence[str]) -> list[Any]:
         """Execute a block on values for its inputs; gives its outputs and empties its slots."""
         for slot, value, type_, name in zip(body.inputs, values, body.types, names, strict=True):
-            self.put(slot, value, type_, name)
+            self.enter(slot, value, type_, name)
         for step in body.steps:
             self.step(step)
             for slot in step.free:
@@ -147,6 +147,19 @@ class _Run:
 
     def value(self, source: Source) -> Any:
         return source.tensor() if isinstance(source, Known) else self.frame[source]
+
+    def enter(self, slot: int, value: Any, type_: ValueType, name: str) -> None:
+        """Store what comes into a block; a loop may not change the shape that its block declares.
+
+        Raises:
+            ModelRefused: ``RUB-COREML-241``.
+        """
+        fixed = isinstance(value, torch.Tensor) and isinstance(type_, TensorType) and not type_.variadic
+        if fixed and not _same_shape(value.shape, type_.shape):
+            where = self.context.operation.where if self.context.operation else ""
+            what = f"{name!r} is {tuple(value.shape)}, declared {type_}"
+            raise ModelRefused("RUB-COREML-241", what, where=where)
+        self.put(slot, value, type_, name)
 
     def put(self, slot: int, value: Any, type_: ValueType, name: str) -> None:
         """Store a value, counted."""

@@ -13,7 +13,7 @@ from typing import Any
 from rubicc.backends.coreml.run.constants import Constants, Known
 from rubicc.backends.coreml.run.kernels import KERNELS
 from rubicc.backends.coreml.run.kernels.registry import Kernel
-from rubicc.backends.coreml.run.program import Block, Function, Operation, ValueType
+from rubicc.backends.coreml.run.program import Block, Function, Operation, TensorType, Value, ValueType
 from rubicc.errors import ModelRefused
 
 # Where a value comes from: a slot of the frame, or a constant known beforehand.
@@ -67,13 +67,13 @@ class Resolver:
 
     Attributes:
         names: name -> source, of the outermost block when :meth:`function` has run.
-        slots: number of slots of a frame.
+        types: declared type of every slot of a frame.
     """
 
     def __init__(self, function: Function, constants: Constants) -> None:
         self.source = function
         self.constants = constants
-        self.slots = 0
+        self.types: list[ValueType] = []
         self.scopes: list[dict[str, Source]] = []
         self.names: Mapping[str, Source] = {}
 
@@ -85,9 +85,7 @@ class Resolver:
         """
         self._refuse_unknown()
         self.scopes.append({})
-        inputs = tuple(
-            self._new(value.name, f"function {self.source.name!r}") for value in self.source.inputs
-        )
+        inputs = tuple(self._new(value, f"function {self.source.name!r}") for value in self.source.inputs)
         types = tuple(value.type for value in self.source.inputs)
         body = self._body(self.source.block, inputs, types, f"function {self.source.name!r}")
         self.names = self.scopes[-1]
@@ -104,13 +102,17 @@ class Resolver:
             listed = ", ".join(sorted(unknown)[:10])
             raise ModelRefused("RUB-COREML-232", f"no kernel for {listed}", where=first.where)
 
-    def _new(self, name: str, where: str) -> int:
-        """A slot for a new name of the innermost scope."""
+    def _new(self, value: Value, where: str) -> int:
+        """A slot for a new value of the innermost scope."""
+        slot = len(self.types)
+        self._name(value.name, slot, where)
+        self.types.append(value.type)
+        return slot
+
+    def _name(self, name: str, source: Source, where: str) -> None:
         if name in self.scopes[-1]:
             raise ModelRefused("RUB-COREML-231", f"{name!r} is made twice", where=where)
-        self.scopes[-1][name] = self.slots
-        self.slots += 1
-        return self.slots - 1
+        self.scopes[-1][name] = source
 
     def _find(self, name: str, where: str) -> Source:
         for scope in reversed(self.scopes):
@@ -129,7 +131,7 @@ class Resolver:
 
     def _nested(self, block: Block, where: str) -> Body:
         self.scopes.append({})
-        inputs = tuple(self._new(value.name, where) for value in block.inputs)
+        inputs = tuple(self._new(value, where) for value in block.inputs)
         body = self._body(block, inputs, tuple(value.type for value in block.inputs), where)
         self.scopes.pop()
         return body
@@ -138,8 +140,7 @@ class Resolver:
         """What to execute for an operation; ``None`` for constants, which are known from here on."""
         if operation.type == "const" or operation.type.startswith("constexpr_"):
             for value, known in zip(operation.outputs, self._known(operation), strict=True):
-                self._new(value.name, operation.where)
-                self.scopes[-1][value.name] = known
+                self._name(value.name, known, operation.where)
             return None
         if operation.attributes:
             odd = ", ".join(sorted(operation.attributes)[:5])
@@ -152,7 +153,7 @@ class Resolver:
             _check_control(step)
         elif operation.blocks:
             raise ModelRefused("RUB-COREML-217", "blocks in an operation without any", where=operation.where)
-        step.results = tuple(self._new(value.name, operation.where) for value in operation.outputs)
+        step.results = tuple(self._new(value, operation.where) for value in operation.outputs)
         step.types = tuple(value.type for value in operation.outputs)
         return step
 
@@ -194,8 +195,11 @@ class Resolver:
             odd = sorted((required - given) | (given - known))
             what = f"parameters {', '.join(odd)} missing or not known"
             raise ModelRefused("RUB-COREML-233", what, where=where)
+        kinds: set[str] = set()
         for name, argument in operation.inputs.items():
             sources = tuple(self._source(binding, where) for binding in argument.bindings)
+            if kernel is not None and name in kernel.same:
+                kinds |= {self._element(source) for source in sources}
             many = name == "loop_vars" if kernel is None else name in kernel.many
             if many:
                 step.several[name] = sources
@@ -209,6 +213,13 @@ class Resolver:
                 step.fixed[name] = source.host()
             else:
                 step.fixed[name] = source.tensor()
+        if len(kinds) > 1:
+            raise ModelRefused("RUB-COREML-233", f"{' and '.join(sorted(kinds))} together", where=where)
+
+    def _element(self, source: Source) -> str:
+        """Declared element type of a value."""
+        held = self.types[source] if isinstance(source, int) else source.type
+        return held.dtype if isinstance(held, TensorType) else str(held)
 
     def _source(self, binding: Any, where: str) -> Source:
         return (

@@ -89,7 +89,7 @@ BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def _binary(name: str, compute: Callable[[Tensor, Tensor], Tensor]) -> None:
-    @kernel(name)
+    @kernel(name, same="x y")
     def run(c: Context, *, x: Tensor, y: Tensor) -> Tensor:
         c.broadcast(x, y)
         return compute(x, y)
@@ -154,7 +154,7 @@ RANGES = {
 }
 
 
-@kernel("select")
+@kernel("select", same="a b")
 def select(c: Context, *, cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``a`` where ``cond``, else ``b``."""
     c.broadcast(cond, a, b)

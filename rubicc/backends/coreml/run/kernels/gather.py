@@ -112,7 +112,7 @@ def scattered(data: Tensor, axis: int, places: Tensor, updates: Tensor, mode: st
     return data.scatter_reduce(axis, places, updates, REDUCE[mode], include_self=True)
 
 
-@kernel("scatter", host="axis mode validate_indices")
+@kernel("scatter", host="axis mode validate_indices", same="data updates")
 def scatter(
     c: Context,
     *,
@@ -135,7 +135,7 @@ def scatter(
     return scattered(data, axis, places.expand(rows.shape), rows, mode)
 
 
-@kernel("scatter_along_axis", host="axis mode validate_indices")
+@kernel("scatter_along_axis", host="axis mode validate_indices", same="data updates")
 def scatter_along_axis(
     c: Context,
     *,
@@ -153,7 +153,7 @@ def scatter_along_axis(
     return scattered(data, axis, checked(c, indices, data.shape[axis]), updates, mode)
 
 
-@kernel("scatter_nd", host="mode validate_indices")
+@kernel("scatter_nd", host="mode validate_indices", same="data updates")
 def scatter_nd(
     c: Context,
     *,

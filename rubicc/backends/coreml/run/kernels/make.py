@@ -63,6 +63,7 @@ def one_hot(
 @kernel("non_zero")
 def non_zero(c: Context, *, x: Tensor) -> Tensor:
     """Places of the elements that are not zero, one row each."""
+    c.reserve((x.numel(), max(1, x.dim())))
     return torch.nonzero(x)
 
 
@@ -105,6 +106,16 @@ def topk(
     return (values, places.narrow(axis, 0, count).clone()) if return_indices else values
 
 
+class Elements(list[Any]):
+    """A list of tensors, ``None`` where nothing was written; knows its size in bytes.
+
+    Attributes:
+        nbytes: of the tensors, and 8 for every place.
+    """
+
+    nbytes = 0
+
+
 @kernel("make_list", host="init_length dynamic_length elem_shape dtype", many="elem_shape", moves=True)
 def make_list(
     c: Context,
@@ -113,32 +124,32 @@ def make_list(
     dynamic_length: bool = True,
     elem_shape: list[int | str] | None = None,
     dtype: str = "fp32",
-) -> list[Any]:
+) -> Elements:
     """A list whose elements have not been written yet."""
     c.reserve((init_length,))
-    return [None] * init_length
+    return extended(Elements(), init_length)
 
 
 @kernel("list_length", moves=True)
-def list_length(c: Context, *, ls: list[Any]) -> Tensor:
+def list_length(c: Context, *, ls: Elements) -> Tensor:
     """Number of elements."""
     return torch.tensor(len(ls), dtype=torch.int32)
 
 
 @kernel("list_read", host="index", moves=True)
-def list_read(c: Context, *, ls: list[Any], index: int) -> Tensor:
+def list_read(c: Context, *, ls: Elements, index: int) -> Tensor:
     """One element."""
     return written(ls, index)
 
 
 @kernel("list_write", host="index", moves=True)
-def list_write(c: Context, *, ls: list[Any], index: int, value: Tensor) -> list[Any]:
+def list_write(c: Context, *, ls: Elements, index: int, value: Tensor) -> Elements:
     """The list with one element replaced; it grows when it is of dynamic length."""
     return replaced(c, ls, [index], [value])
 
 
 @kernel("list_gather", host="indices", moves=True)
-def list_gather(c: Context, *, ls: list[Any], indices: list[int]) -> Tensor:
+def list_gather(c: Context, *, ls: Elements, indices: list[int]) -> Tensor:
     """Elements stacked on a new first axis."""
     found = [written(ls, index) for index in indices]
     c.reserve((sum(value.numel() for value in found),))
@@ -146,12 +157,12 @@ def list_gather(c: Context, *, ls: list[Any], indices: list[int]) -> Tensor:
 
 
 @kernel("list_scatter", host="indices", moves=True)
-def list_scatter(c: Context, *, ls: list[Any], indices: list[int], value: Tensor) -> list[Any]:
+def list_scatter(c: Context, *, ls: Elements, indices: list[int], value: Tensor) -> Elements:
     """The list with rows of ``value`` written at ``indices``."""
     return replaced(c, ls, indices, [row.clone() for row in value.unbind(0)])
 
 
-def written(ls: list[Any], index: int) -> Tensor:
+def written(ls: Elements, index: int) -> Tensor:
     """An element that exists and was written."""
     if not 0 <= index < len(ls) or ls[index] is None:
         raise IndexError(f"element {index} of a list of {len(ls)} is not there or was not written")
@@ -159,19 +170,33 @@ def written(ls: list[Any], index: int) -> Tensor:
     return found
 
 
-def replaced(c: Context, ls: list[Any], places: list[int], values: list[Tensor]) -> list[Any]:
+def extended(ls: Elements, length: int) -> Elements:
+    """A copy with places added up to a length."""
+    made = Elements(ls)
+    made.extend([None] * (length - len(made)))
+    made.nbytes = ls.nbytes + 8 * (len(made) - len(ls))
+    return made
+
+
+def replaced(c: Context, ls: Elements, places: list[int], values: list[Tensor]) -> Elements:
     """A copy with elements replaced; lists are values, the old one stays as it was."""
     declared = c.types[0]
     fixed = isinstance(declared, ListType) and declared.length is not None and declared.length >= len(ls) > 1
-    made = list(ls)
+    longest = max([len(ls), *(place + 1 for place in places)])
+    if min(places, default=0) < 0 or (fixed and longest > len(ls)):
+        raise IndexError(f"elements {places[:8]} of a list of {len(ls)}")
+    c.reserve((longest,))
+    made = extended(ls, longest)
     for place, value in zip(places, values, strict=True):
-        if place < 0 or (fixed and place >= len(ls)):
-            raise IndexError(f"element {place} of a list of {len(ls)}")
-        if place >= len(made):
-            c.reserve((place,))
-            made.extend([None] * (place + 1 - len(made)))
+        old = made[place]
+        made.nbytes += size_of(value) - (0 if old is None else size_of(old))
         made[place] = value
     return made
+
+
+def size_of(tensor: Tensor) -> int:
+    """Bytes of a tensor's elements."""
+    return tensor.numel() * tensor.element_size()
 
 
 @kernel("read_state", moves=True)

@@ -11,47 +11,39 @@ backend tests (mil/ops/tests/iOS14/test_recurrent.py), which were run against Co
 * the output gate of ``lstm`` looks through its peephole at the new cell, and ``clip`` bounds the cell.
 
 Under fp16 semantics the states are rounded to fp16 after every step, because every step's output is stored.
+The steps themselves are in :mod:`.cells`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
+from rubicc.backends.coreml.run.kernels.cells import ACTIVATIONS, gru_steps, lstm_steps, rnn_steps
 from rubicc.backends.coreml.run.kernels.registry import Context, kernel
 
 Tensor = torch.Tensor
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "relu": torch.relu,
-    "linear": lambda x: x,
-    "hard_sigmoid": lambda x: torch.clamp(0.2 * x + 0.5, 0, 1),
-    "sigmoid_hard": lambda x: torch.clamp(0.2 * x + 0.5, 0, 1),
-    "scaled_tanh": lambda x: 1.7159 * torch.tanh(2.0 / 3.0 * x),
-}
 
-
-def activation_named(name: str) -> Callable[[Tensor], Tensor]:
-    """An activation of a recurrent layer."""
+def activation_named(name: str) -> str:
+    """An activation of a recurrent layer, as the cells know it."""
     if name.lower() not in ACTIVATIONS:
         raise ValueError(f"activation {name}")
-    return ACTIVATIONS[name.lower()]
+    return name.lower()
 
 
-def projected(c: Context, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Input part of all gates for all steps, ``(steps, batch, gates)``."""
-    c.reserve((*x.shape[:2], weight.shape[0]))
-    return torch.nn.functional.linear(x, weight, bias)
-
-
-def steps_of(direction: str, count: int) -> range:
-    """Time steps in the order in which they are taken."""
+def projected(c: Context, x: Tensor, weight: Tensor, bias: Tensor | None, direction: str) -> Tensor:
+    """Input part of all gates ``(steps, batch, gates)``, steps in the order in which they are taken."""
     if direction not in ("forward", "reverse"):
         raise ValueError(f"direction {direction}")
-    return range(count) if direction == "forward" else range(count - 1, -1, -1)
+    c.reserve((*x.shape[:2], weight.shape[0]))
+    c.turn(x.shape[0])
+    made = torch.nn.functional.linear(x, weight, bias)
+    return made if direction == "forward" else made.flip([0])
+
+
+def rounds(c: Context) -> bool:
+    """Whether the states are rounded to fp16."""
+    return c.half and c.dtype == "fp16"
 
 
 @kernel("rnn", host="direction output_sequence activation")
@@ -68,18 +60,15 @@ def rnn(
     activation: str = "tanh",
 ) -> tuple[Tensor, Tensor]:
     """``h = act(W x + R h + b)``; x ``(steps, batch, inputs)``."""
-    act = activation_named(activation)
-    given = projected(c, x, weight_ih, bias)
-    h, made, dtype = initial_h, [], c.dtype
-    for step in steps_of(direction, len(given)):
-        h = c.stored(act(torch.addmm(given[step], h, weight_hh.T)), dtype)
-        made.append(h)
-    return sequence(made, output_sequence), h
+    given = projected(c, x, weight_ih, bias, direction)
+    weight = weight_hh.T.contiguous()
+    made = torch.stack(rnn_steps(given, initial_h, weight, activation_named(activation), rounds(c)))
+    return sequence(made, output_sequence), made[-1]
 
 
-def sequence(made: list[Tensor], whole: bool) -> Tensor:
-    """All steps, or the last one taken, on a first axis."""
-    return torch.stack(made) if whole else made[-1].unsqueeze(0)
+def sequence(made: Tensor, whole: bool) -> Tensor:
+    """All steps, or the last one taken, on the first axis."""
+    return made if whole else made[-1:].clone()
 
 
 @kernel("gru", host="direction output_sequence recurrent_activation activation reset_after")
@@ -100,34 +89,30 @@ def gru(
 ) -> tuple[Tensor, Tensor]:
     """Gated recurrent unit; gates reset, output, update; x ``(steps, batch, inputs)``."""
     size = weight_hh.shape[1]
-    gate, act = activation_named(recurrent_activation), activation_named(activation)
-    # Without reset_after both biases are outside the reset, so they only add up.
+    hidden = torch.zeros(3 * size, dtype=x.dtype) if bias is None else bias
     outer = input_bias
-    if not reset_after and bias is not None:
-        outer = bias if input_bias is None else bias + input_bias
-    given = projected(c, x, weight_ih, outer)
+    if not reset_after:
+        # Both biases are outside the reset, so they only add up.
+        outer = hidden if input_bias is None else hidden + input_bias
+        hidden = torch.zeros_like(hidden)
+    reset_x, new_x, update_x = projected(c, x, weight_ih, outer, direction).split(size, -1)
     reset_w, new_w, update_w = weight_hh.split(size)
-    gates_w = torch.cat([reset_w, update_w]).T.contiguous()
-    whole_w = torch.cat([reset_w, update_w, new_w]).T.contiguous()
-    hidden = torch.zeros(3 * size, dtype=x.dtype)
-    if reset_after and bias is not None:
-        reset_b, new_b, update_b = bias.split(size)
-        hidden = torch.cat([reset_b, update_b, new_b])
-    new_t = new_w.T.contiguous()
-    h, made, dtype = initial_h, [], c.dtype
-    for step in steps_of(direction, len(given)):
-        reset_x, new_x, update_x = given[step].split(size, -1)
-        if reset_after:
-            reset_h, update_h, new_h = torch.addmm(hidden, h, whole_w).split(size, -1)
-            reset, update = gate(reset_x + reset_h), gate(update_x + update_h)
-            new = act(new_x + reset * new_h)
-        else:
-            reset_h, update_h = torch.mm(h, gates_w).split(size, -1)
-            reset, update = gate(reset_x + reset_h), gate(update_x + update_h)
-            new = act(torch.addmm(new_x, reset * h, new_t))
-        h = c.stored(new + update * (h - new), dtype)
-        made.append(h)
-    return sequence(made, output_sequence), h
+    reset_b, new_b, update_b = hidden.split(size)
+    made = torch.stack(
+        gru_steps(
+            torch.cat([reset_x, update_x], -1) + torch.cat([reset_b, update_b]),
+            new_x.contiguous(),
+            initial_h,
+            torch.cat([reset_w, update_w]).T.contiguous(),
+            new_w.T.contiguous(),
+            new_b,
+            activation_named(recurrent_activation),
+            activation_named(activation),
+            reset_after,
+            rounds(c),
+        )
+    )
+    return sequence(made, output_sequence), made[-1]
 
 
 @kernel("lstm", host="direction output_sequence recurrent_activation cell_activation activation clip")
@@ -153,63 +138,42 @@ def lstm(
     clip: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Long short-term memory; gates input, forget, output, cell; x ``(steps, batch, inputs)``."""
-    acts = (
+    options = (
         activation_named(recurrent_activation),
         activation_named(cell_activation),
         activation_named(activation),
+        -1.0 if clip is None else float(clip),
+        rounds(c),
     )
     if direction != "bidirectional":
-        made, h, cell = one_way(
-            c, x, initial_h, initial_c, weight_ih, weight_hh, bias, peephole, acts, clip, direction
-        )
+        given = projected(c, x, weight_ih, bias, direction)
+        made, h, cell = one_way(given, initial_h, initial_c, weight_hh, peephole, options)
         return sequence(made, output_sequence), h, cell
     if weight_ih_back is None or weight_hh_back is None:
         raise ValueError("a bidirectional lstm without weights of the way back")
     size = weight_hh.shape[1]
     h0, h1 = initial_h.split(size, -1)
     c0, c1 = initial_c.split(size, -1)
-    made, h, cell = one_way(c, x, h0, c0, weight_ih, weight_hh, bias, peephole, acts, clip, "forward")
-    back, h_back, cell_back = one_way(
-        c, x, h1, c1, weight_ih_back, weight_hh_back, bias_back, peephole_back, acts, clip, "reverse"
-    )
+    given = projected(c, x, weight_ih, bias, "forward")
+    made, h, cell = one_way(given, h0, c0, weight_hh, peephole, options)
+    given = projected(c, x, weight_ih_back, bias_back, "reverse")
+    back, h_back, cell_back = one_way(given, h1, c1, weight_hh_back, peephole_back, options)
     if output_sequence:
-        back = back[::-1]
+        back = back.flip([0])
     both = torch.cat([sequence(made, output_sequence), sequence(back, output_sequence)], -1)
     return both, torch.cat([h, h_back], -1), torch.cat([cell, cell_back], -1)
 
 
-Activation = Callable[[Tensor], Tensor]
-
-
 def one_way(
-    c: Context,
-    x: Tensor,
+    given: Tensor,
     h: Tensor,
     cell: Tensor,
-    weight_ih: Tensor,
     weight_hh: Tensor,
-    bias: Tensor | None,
     peephole: Tensor | None,
-    acts: tuple[Activation, Activation, Activation],
-    clip: float | None,
-    direction: str,
-) -> tuple[list[Tensor], Tensor, Tensor]:
+    options: tuple[str, str, str, float, bool],
+) -> tuple[Tensor, Tensor, Tensor]:
     """One direction of an lstm: hidden states in the order made, last hidden state, last cell."""
-    gate, cell_act, act = acts
-    size = weight_hh.shape[1]
-    given = projected(c, x, weight_ih, bias)
-    weights = weight_hh.T.contiguous()
-    peeps = (0.0, 0.0, 0.0) if peephole is None else peephole.split(size)
-    made, dtype = [], c.dtype
-    for step in steps_of(direction, len(given)):
-        in_, forget, out, new = torch.addmm(given[step], h, weights).split(size, -1)
-        if peephole is None:
-            cell = gate(forget) * cell + gate(in_) * cell_act(new)
-        else:
-            cell = gate(forget + cell * peeps[1]) * cell + gate(in_ + cell * peeps[0]) * cell_act(new)
-        if clip is not None:
-            cell = cell.clamp(-clip, clip)
-        cell = c.stored(cell, dtype)
-        h = c.stored(gate(out if peephole is None else out + cell * peeps[2]) * act(cell), dtype)
-        made.append(h)
-    return made, h, cell
+    peeps = torch.zeros(0, dtype=h.dtype) if peephole is None else peephole
+    made, last = lstm_steps(given, h, cell, weight_hh.T.contiguous(), peeps, *options)
+    states = torch.stack(made)
+    return states, states[-1], last

@@ -43,6 +43,7 @@ class Kernel:
         host: parameters given as Python numbers, texts, or lists of them instead of tensors.
         many: parameters that take several values, given as lists.
         moves: results hold values of the inputs only, so they need no rounding.
+        same: parameters that must have one element type.
     """
 
     run: Callable[..., Any]
@@ -51,13 +52,14 @@ class Kernel:
     host: frozenset[str]
     many: frozenset[str]
     moves: bool
+    same: frozenset[str]
 
 
 KERNELS: dict[str, Kernel] = {}
 
 
 def kernel(
-    *types: str, host: str = "", many: str = "", moves: bool = False
+    *types: str, host: str = "", many: str = "", moves: bool = False, same: str = ""
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function for operators; its keyword parameters are those of the operator."""
 
@@ -70,6 +72,7 @@ def kernel(
             host=frozenset(host.split()),
             many=frozenset(many.split()),
             moves=moves,
+            same=frozenset(same.split()),
         )
         for type_ in types:
             assert type_ not in KERNELS, f"two kernels for {type_}"
@@ -142,13 +145,13 @@ class Context:
         self.reserve(shape)
         return shape
 
-    def turn(self) -> None:
-        """Count one operation.
+    def turn(self, count: int = 1) -> None:
+        """Count operations, or steps of a recurrent layer, before they are done.
 
         Raises:
             ModelRefused: ``RUB-COREML-243``.
         """
-        self.steps += 1
+        self.steps += count
         if self.steps > self.limits.steps:
             raise self.too_long(f"more than {self.limits.steps} operations executed")
         if time.monotonic() > self.deadline:

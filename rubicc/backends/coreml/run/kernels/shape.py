@@ -158,7 +158,7 @@ def crop(c: Context, *, x: Tensor, crop_height: list[int], crop_width: list[int]
     return owned(x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right])
 
 
-@kernel("concat", host="axis interleave", many="values", moves=True)
+@kernel("concat", host="axis interleave", many="values", moves=True, same="values")
 def concat(c: Context, *, values: list[Tensor], axis: int, interleave: bool = False) -> Tensor:
     """Joined along an axis, one after the other or element by element in turn; scalars become a vector."""
     values = [value.reshape(1) if value.dim() == 0 else value for value in values]
@@ -169,7 +169,7 @@ def concat(c: Context, *, values: list[Tensor], axis: int, interleave: bool = Fa
     return torch.stack(values, axis + 1).flatten(axis, axis + 1)
 
 
-@kernel("stack", host="axis", many="values", moves=True)
+@kernel("stack", host="axis", many="values", moves=True, same="values")
 def stack(c: Context, *, values: list[Tensor], axis: int) -> Tensor:
     """Joined along a new axis."""
     c.reserve((sum(value.numel() for value in values),))
@@ -247,7 +247,12 @@ def slice_by_index(
     return part.squeeze(at.single) if at.single else part
 
 
-@kernel("slice_update", host="begin end stride begin_mask end_mask squeeze_mask", moves=True)
+@kernel(
+    "slice_update",
+    host="begin end stride begin_mask end_mask squeeze_mask",
+    moves=True,
+    same="x update",
+)
 def slice_update(
     c: Context,
     *,
