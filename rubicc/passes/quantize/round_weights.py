@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -205,19 +206,21 @@ def read_by(node: ir.Node, weight: np.ndarray, x: np.ndarray, most: int) -> np.n
     groups = node.attributes.get_int("group", 1)
     padded = np.pad(x, [(0, 0), (0, 0), *((pads[i], pads[dims + i]) for i in range(dims))])
     spans = tuple(d * (k - 1) + 1 for d, k in zip(dilations, weight.shape[2:], strict=True))
+    # (N, C, places..., 1, 1, taps...)
     seen = sliding_window_view(padded, (1, 1, *spans)).squeeze((2 + dims, 3 + dims))
-    seen = seen[(slice(None), slice(None), *(slice(None, None, s) for s in strides))]
-    seen = seen[(..., *(slice(None, None, d) for d in dilations))]
-    # (N, C, places..., taps...) to (groups, C / groups * taps, N * places)
     places = tuple(range(2, 2 + dims))
     taps = tuple(range(2 + dims, 2 + 2 * dims))
-    seen = seen[
-        (
-            ...,
-            slice(None, None, max(1, len(x) * int(np.prod(seen.shape[2 : 2 + dims])) // most)),
-            *[slice(None)] * dims,
-        )
-    ]
+    taken: tuple[Any, ...] = (
+        slice(None),
+        slice(None),
+        *(slice(None, None, s) for s in strides),
+        *(slice(None, None, d) for d in dilations),
+    )
+    seen = seen[taken]
+    thinned = max(1, len(x) * int(np.prod(seen.shape[2 : 2 + dims])) // most)
+    fewer: tuple[Any, ...] = (..., slice(None, None, thinned), *[slice(None)] * dims)
+    seen = seen[fewer]
+    # to (groups, C / groups * taps, N * places)
     ordered = seen.transpose(1, *taps, 0, *places)
     return np.asarray(ordered, np.float32).reshape(groups, weight[0].size, -1)
 
