@@ -120,7 +120,8 @@ def weights(scores: Scores) -> array[float]:
         for place in range(first, first + scores.columns):
             top = max(top, made[place])
         for place in range(first, first + scores.columns):
-            made[place] = math.exp(max(made[place] - top, -WEIGHT_RANGE))
+            made[place] -= top
+            made[place] = math.exp(max(made[place], -WEIGHT_RANGE))
     return made
 
 

@@ -109,7 +109,8 @@ enum Calls {
             var top = weights[first]
             for place in first..<first + scores.columns { top = max(top, weights[place]) }
             for place in first..<first + scores.columns {
-                weights[place] = exp(max(weights[place] - top, -weightRange))
+                weights[place] -= top
+                weights[place] = exp(max(weights[place], -weightRange))
             }
         }
         return weights
