@@ -1,0 +1,1 @@
+"""AMD AI Engine: integer networks as a Vitis project, with a functional emulation that runs anywhere."""

@@ -1,0 +1,84 @@
+"""The integer arithmetic of the array: what a type holds, and how an accumulator becomes one again.
+
+Everything the integer network computes goes through :func:`requantise` and :func:`saturate`; kernels,
+emulation and the reference in :mod:`rubicc.backends.aie.reference` agree on it bit by bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SLOT_BYTES = 8  # a frame of one channel block: 8 channels of 8 bits or 4 of 16
+ACCUMULATOR_BITS = 32  # of aie::mmul on operands of at most 16 x 8 bits; wider products have 64
+
+
+@dataclass(frozen=True, order=True)
+class Type:
+    """An integer type of tensors on the array.
+
+    Attributes:
+        bits: 4 (weights only), 8, 16 or 32.
+        signed: two's complement when true.
+    """
+
+    bits: int
+    signed: bool = True
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8, 16, 32):
+            raise ValueError(f"no integers of {self.bits} bits on the array; use 4, 8, 16 or 32")
+
+    @property
+    def low(self) -> int:
+        """Smallest value."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def high(self) -> int:
+        """Largest value."""
+        return (1 << (self.bits - self.signed)) - 1
+
+    @property
+    def block(self) -> int:
+        """Channels in one slot of :data:`SLOT_BYTES`."""
+        return SLOT_BYTES * 8 // self.bits
+
+    @property
+    def cpp(self) -> str:
+        """Name of the type in kernels."""
+        return f"{'' if self.signed else 'u'}int{self.bits}"
+
+    def __str__(self) -> str:
+        return f"{'' if self.signed else 'u'}int{self.bits}"
+
+
+def saturate(values: np.ndarray, to: Type) -> np.ndarray:
+    """``values`` clipped to what ``to`` holds, int64 of the same shape."""
+    return np.clip(values, to.low, to.high)
+
+
+def shift_round(values: np.ndarray, shift: np.ndarray | int) -> np.ndarray:
+    """``values * 2**-shift`` rounded half to even, int64; a negative shift moves to the left, exactly.
+
+    This is ``aie::rounding_mode::conv_even`` on the bits that a shift to the right drops.
+
+    Args:
+        values: int64, any shape.
+        shift: number of bits, broadcast against ``values``.
+    """
+    values = np.asarray(values, np.int64)
+    right = np.broadcast_to(np.asarray(shift, np.int64), values.shape)
+    left = np.left_shift(values, np.maximum(-right, 0))
+    bits = np.maximum(right, 0)
+    floor = np.right_shift(left, bits)
+    rest = left - np.left_shift(floor, bits)
+    half = np.where(bits > 0, np.left_shift(1, np.maximum(bits - 1, 0)), 1)
+    up = (rest > half) | ((rest == half) & (floor & 1 == 1) & (bits > 0))
+    return floor + up
+
+
+def requantise(values: np.ndarray, shift: np.ndarray | int, to: Type) -> np.ndarray:
+    """Accumulators to integers of type ``to``: :func:`shift_round`, then :func:`saturate`."""
+    return saturate(shift_round(values, shift), to)
