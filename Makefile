@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 OUT    ?= demo-out
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test test-all lint format typecheck package bench-cpu bench-gpu clean
+.PHONY: demo test test-all lint format typecheck package bench-cpu bench-gpu bench-coreml clean
 
 # torch comes first and alone: its pin then decides what every later requirement resolves to.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -43,6 +43,10 @@ bench-cpu: $(VENV)/.installed  ## every network in every engine of this CPU, in 
 
 bench-gpu: $(VENV)/.installed  ## the same artefacts on a GPU; says what is missing where there is none
 	$(BIN)/python benchmarks/gpu_table.py $(BENCH)
+
+bench-coreml: $(VENV)/.installed-dev  ## zoo x iOS16 to 18, calls of the real R9 network, cost of dna-bert; about an hour
+	$(BIN)/python benchmarks/coreml_zoo.py $(BENCH)
+	$(BIN)/python benchmarks/coreml_dna_bert.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -48,6 +48,8 @@ def bounded_inputs(
     small: Sequence[Feeds],
     reference: Path | None,
     seed: int,
+    *,
+    ranges: bool = False,
 ) -> ProofInputs:
     """Inputs of every shape that may be asked for (both ends of a range), real or simulated where possible.
 
@@ -56,6 +58,8 @@ def bounded_inputs(
 
     Args:
         small: feeds of the two-shape check: they show how large token ids may be.
+        ranges: the artefact's accuracy holds for values of the kind it was calibrated on: simulated signal
+            stands in every shape then, in place of white noise.
 
     Raises:
         UsageError: ``RUB-DRV-006``.
@@ -77,9 +81,17 @@ def bounded_inputs(
         specs = [TensorSpec(item.name, _bound_shape(item, row), item.dtype) for item in shapes.inputs]
         feeds = draw(specs, {}, seed + index, limits)
         _fill_masks(feeds, FILLED[index % len(FILLED)])
+        kind = "drawn values"
+        if ranges and meta is not None and meta.signal is not None and len(specs) == 1:
+            kind, feeds = "simulated signal", _signal_like(feeds, meta, seed + index)
         sizes = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in feeds.items())
-        cases[f"drawn values {index + 1}, {sizes}"] = feeds
+        cases[f"{kind} {index + 1}, {sizes}"] = feeds
     return ProofInputs(cases, sha256)
+
+
+def _signal_like(feeds: Feeds, meta: ModelMeta, seed: int) -> Feeds:
+    ((name, array),) = feeds.items()
+    return {name: simulated(meta, array.shape[-1], seed, len(array))}
 
 
 def split_items(feeds: Feeds, shapes: Shapes) -> tuple[Feeds, ...]:

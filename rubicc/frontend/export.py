@@ -16,7 +16,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -56,6 +56,10 @@ def trace(
 ) -> onnx.ModelProto:
     """Export an eager module with the TorchScript exporter; Brevitas quantisers become Quant nodes.
 
+    Weights stay where they are: they are inputs of the graph, by their names in the module, until
+    :func:`to_graph` puts them in. The exporter would write them into one string after another, four times the
+    network at its highest. Brevitas' own exporter needs them inside.
+
     Args:
         module: in eval mode.
         inputs: specs whose string dimensions stay symbolic.
@@ -91,6 +95,7 @@ def trace(
                 proto = export_qonnx(module, args=args, **options)
             else:
                 buffer = io.BytesIO()
+                options["export_params"] = False
                 torch.onnx.export(module, args, cast(Any, buffer), **options)  # the tracer takes a stream
                 proto = onnx.load_from_string(buffer.getvalue())
         except Exception as err:
@@ -148,16 +153,25 @@ def export_program(
     return result.model_proto
 
 
-def to_graph(proto: onnx.ModelProto, meta: Any, root: str) -> Graph:
+def parameters(module: torch.nn.Module) -> dict[str, np.ndarray]:
+    """Parameters and buffers by name, over the module's own memory."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in module.state_dict().items()}
+
+
+def to_graph(
+    proto: onnx.ModelProto, meta: Any, root: str, weights: Mapping[str, np.ndarray] | None = None
+) -> Graph:
     """Wrap an exporter's proto; exporter notes become ``rubicc.source`` and everything else is dropped.
 
     Args:
         root: what nodes of the outermost forward() say they come from; the model's class name.
+        weights: values of inputs that are none, by name.
 
     The dynamo exporter writes Python stack traces with paths of this machine into the file; nothing of that
     may reach an artefact.
     """
     graph = Graph.from_proto(proto, meta)
+    _put_in(graph, weights or {})
     _separate_parameters(graph)
     split_sequences(graph)
     for node in graph.all_nodes():
@@ -173,6 +187,16 @@ def to_graph(proto: onnx.ModelProto, meta: Any, root: str) -> Graph:
     graph.model.producer_version = None
     graph.ir.name = "main"
     return graph
+
+
+def _put_in(graph: Graph, weights: Mapping[str, np.ndarray]) -> None:
+    for value in list(graph.ir.inputs):
+        name = value.name or ""
+        if name in weights:
+            graph.ir.inputs.remove(value)
+            value.const_value = onnx_ir.Tensor(weights[name], name=name)
+            value.shape = onnx_ir.Shape(weights[name].shape)
+            graph.ir.register_initializer(value)
 
 
 def _separate_parameters(graph: Graph) -> None:

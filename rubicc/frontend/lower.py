@@ -182,7 +182,10 @@ def _export(source: Source, ref: _Reference) -> tuple[Graph, str, list[Decision]
     root = type(ref.module).__name__
     try:
         proto = export.trace(ref.module, ref.specs, ref.feeds[0], ref.outputs)
-        return export.to_graph(proto, meta, root), "torchscript", []
+        weights = {} if export.is_brevitas(ref.module) else export.parameters(ref.module)
+        names = {spec.name for spec in ref.specs}
+        weights = {name: array for name, array in weights.items() if name not in names}
+        return export.to_graph(proto, meta, root, weights), "torchscript", []
     except ModelRefused as refused:
         if refused.code != "RUB-LOW-001" or export.is_recurrent(ref.module) or export.is_brevitas(ref.module):
             raise

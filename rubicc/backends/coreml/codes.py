@@ -15,9 +15,9 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-COREML-010": (
         "Impossible combination",
-        "A precision, runtime or layout has no meaning for this target, or needs a newer one: Core ML stores "
-        "4-bit integers per block from iOS18 on and 8-bit activations from iOS17 on. Change the option "
-        "named in the message; docs/targets/coreml.md lists what each target takes.",
+        "A precision, runtime or layout has no meaning for this target, or needs a newer one: Core ML has "
+        "8-bit activations from iOS17 on. Change the option named in the message; docs/targets/coreml.md "
+        "lists what each target takes.",
     ),
     "RUB-COREML-011": (
         "The package does not say what it is",

@@ -19,6 +19,8 @@ from rubicc.spec import ModelMeta, TensorSpec
 if TYPE_CHECKING:
     import numpy as np
 
+    from rubicc.backends.coreml.lowering import Lowered
+
 SCHEMA_VERSION = 1
 KEY = "rubicc.description"  # of the user-defined metadata; a JSON document, the other keys are for people
 HASH_KEY = "rubicc.content_sha256"
@@ -91,7 +93,7 @@ class Description:
     """Content of :data:`KEY`: everything a session must know beside the program.
 
     Attributes:
-        inputs: as the package takes them: Core ML knows 32-bit integers and floats.
+        inputs: as the package takes them: Core ML knows floats and 32-bit integers.
         outputs: symbols where a size follows from a free one of the inputs.
         batch_axes: axis of the batch in every input and output; empty where one of them has none.
         names: of the network's inputs and outputs inside the package, where Core ML needs other ones.
@@ -152,17 +154,18 @@ class Description:
             ) from err
 
 
-def describe(graph: Graph, plan: CoremlPlan, names: Mapping[str, str]) -> Description:
-    """The description of ``graph`` as ``plan`` emits it; ``names`` are those inside the package."""
+def describe(graph: Graph, plan: CoremlPlan, lowered: Lowered) -> Description:
+    """The description of ``graph`` as ``plan`` emits it, with the types it was lowered to."""
+    types = lowered.types
     return Description(
         target=str(plan.target),
         precision=plan.precision,
         shapes=plan.shapes,
-        inputs=tuple(_input(spec_of(value), plan.shapes) for value in graph.inputs),
-        outputs=tuple(_stored(spec_of(value)) for value in graph.outputs),
+        inputs=tuple(_input(spec_of(value), plan.shapes, types) for value in graph.inputs),
+        outputs=tuple(_stored(spec_of(value), types) for value in graph.outputs),
         meta=graph.meta,
         batch_axes=_batch_axes(graph, plan.shapes),
-        names={name: mil for name, mil in names.items() if name != mil},
+        names={name: mil for name, mil in lowered.names.items() if name != mil},
     )
 
 
@@ -186,9 +189,9 @@ def metadata(graph: Graph, plan: CoremlPlan) -> dict[str, str]:
     return {key: str(value) for key, value in facts.items() if value is not None}
 
 
-def input_text(item: InputShape, meta: ModelMeta | None) -> str:
-    """One line about an input, shown by Xcode."""
-    shape = f"{item.describe()} {stored_dtype(item.dtype)}"
+def input_text(item: InputShape, dtype: str, meta: ModelMeta | None) -> str:
+    """One line about an input that the package takes as ``dtype``, shown by Xcode."""
+    shape = f"{item.describe()} {dtype}"
     if meta is not None and meta.signal is not None and item.dtype.startswith("float"):
         rate = meta.signal.sampling_rate
         return f"Signal, {shape}: normalised ({meta.signal.normalisation}), {rate} samples per second."
@@ -210,23 +213,16 @@ def output_text(spec: TensorSpec, meta: ModelMeta | None) -> str:
     return f"{spec.name}, {shape} {spec.dtype}."
 
 
-def stored_dtype(dtype: str) -> str:
-    """Element type in which Core ML exchanges arrays of ``dtype``."""
-    if dtype == "float16":
-        return "float16"
-    return "float32" if dtype.startswith("float") else "int32"
+def _stored(spec: TensorSpec, types: Mapping[str, str]) -> TensorSpec:
+    return TensorSpec(spec.name, spec.shape, types[spec.name])
 
 
-def _stored(spec: TensorSpec) -> TensorSpec:
-    return TensorSpec(spec.name, spec.shape, stored_dtype(spec.dtype))
-
-
-def _input(spec: TensorSpec, shapes: Shapes) -> TensorSpec:
+def _input(spec: TensorSpec, shapes: Shapes, types: Mapping[str, str]) -> TensorSpec:
     """The spec with numbers where the package takes one size only."""
     item = shapes.of(spec.name)
     dims = zip(item.dims, item.bounds, strict=True)
     shape = tuple(low if low == high else dim for dim, (low, high) in dims)
-    return TensorSpec(spec.name, shape, stored_dtype(spec.dtype))
+    return TensorSpec(spec.name, shape, types[spec.name])
 
 
 def _batch_axes(graph: Graph, shapes: Shapes) -> dict[str, int]:

@@ -27,7 +27,7 @@ from rubicc.shapes import Shapes, resolve_shapes
 PRECISIONS = ("fp16", "fp32", "int8", *COMPRESSED)
 RUNTIMES = ("auto", MIL, COREML)
 # Integer arithmetic on 8-bit activations: MIL's quantize and dequantize.
-SINCE = {"w8a8": "iOS17", "int4": "iOS18"}
+SINCE = {"w8a8": "iOS17"}
 
 
 def plan(
@@ -72,7 +72,7 @@ def plan(
         strict=strict,
     )
     lowered = lowering.lower(graph, target=made.opset, precision=made.compute, shapes=shapes)
-    written = describe(graph, made, lowered.names)
+    written = describe(graph, made, lowered)
     left_out = swift.decisions(
         name=made.name,
         meta=graph.meta,

@@ -153,15 +153,22 @@ class CoremlSession:
         wanted = np.dtype(spec.dtype)
         if array.dtype == wanted:
             return array
-        if wanted.kind == "i" and array.dtype.kind in "iub":
-            bounds = np.iinfo(wanted)
-            if array.size and not (bounds.min <= array.min() and array.max() <= bounds.max):
-                what = f"input {spec.name!r} holds values that {wanted} cannot"
-                raise UsageError("RUB-COREML-014", what, where=self.path.name, hint="Core ML has no int64")
-            return array.astype(wanted)
+        own = self.shapes.of(spec.name).dtype  # the network's; masks may be floats in the package
+        if array.dtype.kind in "iub" and not own.startswith("float"):
+            return self._number(array, wanted, spec.name)
         hint = "convert with array.astype once you know it is right; a float64 signal is often not normalised"
         what = f"input {spec.name!r} has type {array.dtype}, not {wanted}"
         raise UsageError("RUB-COREML-014", what, where=self.path.name, hint=hint)
+
+    def _number(self, array: np.ndarray, wanted: np.dtype, name: str) -> np.ndarray:
+        """Whole numbers in the package's type, all of them unchanged."""
+        with np.errstate(invalid="ignore"):  # judged below
+            held = array.astype(wanted)
+        if not np.array_equal(held.astype(array.dtype), array):
+            what = f"input {name!r} holds values that {wanted} cannot"
+            hint = "Core ML exchanges 32-bit integers and floats; give smaller numbers"
+            raise UsageError("RUB-COREML-014", what, where=self.path.name, hint=hint)
+        return held
 
     def _parts(self, arrays: Outputs) -> list[Outputs]:
         """The feeds cut along the batch into pieces the package takes."""

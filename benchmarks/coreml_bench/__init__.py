@@ -1,0 +1,1 @@
+"""Parts of the Core ML tables: networks with real inputs, measured compilations, rendering."""
