@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import swift_library as library
 import swift_values as values
 from swift_bodies import Bodies
 from swift_declarations import Declarations, Function, Type, lex
@@ -125,7 +126,7 @@ class Machine:
             return self.get(base, name)(*given)
         if isinstance(base, Json):
             return getattr(self, f"json_{name}")(base, *given)
-        kind, work = values.METHODS.get((name, labels), (None, None))
+        kind, work = library.METHODS.get((name, labels), (None, None))
         if kind is None or work is None or not isinstance(base, kind):
             raise SwiftError(f"{type(base).__name__} has no {name}{labels}")
         return work(base, *given)
@@ -145,7 +146,7 @@ class Machine:
                 return lambda *given: self.call(base, name, (None,) * len(given), *given)
             raise SwiftError(f"{base.name} has no {name}")
         if not isinstance(base, Struct):
-            return values.attribute(base, name)
+            return library.attribute(base, name)
         made: Type = type(base).swift  # type: ignore[attr-defined]
         if name in made.fields and name in made.functions:
             return self.run_one(made.functions[name], base, (), ())
