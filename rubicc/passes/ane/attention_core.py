@@ -1,4 +1,8 @@
-"""Finds attentions: two matrix products of computed values with a softmax, scales and masks in between."""
+"""Finds attentions: two matrix products of computed values with a softmax, scales and masks in between.
+
+The softmax may be guarded, as torch writes ``scaled_dot_product_attention``: a row of -inf only, whose softmax
+is no number, becomes a row of zeros by ``Where(IsNaN(p), 0, p)``.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from rubicc.ir.graph import Graph
-from rubicc.passes.ane.matching import data_uses
+from rubicc.passes.ane.matching import data_uses, number
 from rubicc.passes.ane.movement import scaling
 from rubicc.passes.ane.weights import is_stored
 from rubicc.passes.rewrite import is_constant, is_standard, rank
@@ -41,11 +45,13 @@ class Core:
     """``softmax(mask(factor * query key)) value`` as it stands in the graph.
 
     Attributes:
+        guard: the Where that turns softmaxes that are no numbers into zeros, where there is one.
         masks: in the order they are applied.
     """
 
     scores: ir.Node
     softmax: ir.Node
+    guard: ir.Node | None
     context: ir.Node
     masks: tuple[Mask, ...]
     factor: float
@@ -133,11 +139,27 @@ def _core(softmax: ir.Node, chain: _Chain) -> Core:
         else:
             factor *= what
     behind = [scores, *(use.node for use in scores.outputs[0].uses())]
-    uses = data_uses(softmax.outputs[0])
-    if softmax.outputs[0].is_graph_output() or len(uses) != 1 or not is_standard(uses[0][0], "MatMul"):
+    guard = _guard(softmax)
+    probabilities = (guard or softmax).outputs[0]
+    uses = data_uses(probabilities)
+    outputs = [softmax.outputs[0], probabilities]
+    if any(v.is_graph_output() for v in outputs) or len(uses) != 1 or not is_standard(uses[0][0], "MatMul"):
         raise Untouched("its probabilities are read by more than the product with the values")
     context, place = uses[0]
     operand = context.inputs[1]
     if place != 0 or operand is None or is_constant(operand) or len(behind) != 2:
         raise Untouched("its scores or probabilities are read by more than one operator")
-    return Core(scores, softmax, context, tuple(masks), factor)
+    return Core(scores, softmax, guard, context, tuple(masks), factor)
+
+
+def _guard(softmax: ir.Node) -> ir.Node | None:
+    """``Where(IsNaN(p), 0, p)`` behind a softmax, if that is all that reads it."""
+    value = softmax.outputs[0]
+    readers = {node for node, _ in data_uses(value)}
+    tests = [node for node in readers if is_standard(node, "IsNaN")]
+    guards = [node for node in readers if is_standard(node, "Where")]
+    if len(readers) != 2 or len(tests) != 1 or len(guards) != 1:
+        return None
+    condition, zero, kept = guards[0].inputs
+    alone = condition is tests[0].outputs[0] and len(data_uses(condition)) == 1
+    return guards[0] if alone and kept is value and number(zero) == 0.0 else None

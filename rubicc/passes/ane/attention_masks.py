@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,14 @@ import onnx_ir as ir
 
 from rubicc.passes.ane.attention_core import Core, Mask, Untouched
 from rubicc.passes.ane.heads import Heads
+from rubicc.passes.ane.mask_rule import ancestors
 from rubicc.passes.ane.matching import Channels
 from rubicc.passes.ane.movement import Trials
-from rubicc.passes.rewrite import Editor, constant, rank
+from rubicc.passes.rewrite import Editor, constant, is_constant, is_standard
 
 _TURN = [0, 3, 1, 2]  # (B, H, Q, K) to (B, K, H, Q)
-Make = Callable[[int], ir.Value]
+_UNBOUNDED = ("Log", "Div", "Reciprocal", "Pow", "Exp")  # may be infinite of finite numbers
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, None)
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,33 @@ class MaskViews:
         if array is not None:
             whole = array.reshape((1,) * (4 - array.ndim) + array.shape)
             return self._edit.initializer(f"{value.name}_keys", whole.transpose(_TURN))
-        missing = 4 - (rank(value) or 0)
-        dims: list[Any] = [1] * missing + list(value.shape or ())
+        known = self._trials.runs[0].shape(value)
+        assert known is not None  # else `plan` has refused it
+        missing = 4 - len(known)
+        own = list(value.shape) if value.shape is not None else [None] * len(known)
+        dims: list[Any] = [1] * missing + own
         if missing:
             axes = self._channels.numbers("leading", range(missing))
             value = self._channels.behind(value, "Unsqueeze", [value, axes], like, {}, dims, value.dtype)
         dims = [dims[axis] for axis in _TURN]
         return self._channels.behind(value, "Transpose", [value], like, {"perm": _TURN}, dims, value.dtype)
+
+
+def finite(masks: Sequence[Mask]) -> bool:
+    """Whether no mask can make a score infinite, so that no softmax is without a number."""
+    return all(_is_finite(mask.value if mask.other is None else mask.other) for mask in masks)
+
+
+def _is_finite(value: ir.Value) -> bool:
+    leaves = {value}
+    for node in ancestors(value):
+        if is_standard(node, *_UNBOUNDED):
+            return False
+        leaves.update(v for v in node.inputs if v is not None)
+    for leaf in leaves:
+        array = constant(leaf) if is_constant(leaf) else None
+        if array is not None and not np.all(np.isfinite(array)):
+            return False
+        if leaf.is_graph_input() and not is_constant(leaf) and leaf.dtype in _FLOATS:
+            return False
+    return True

@@ -10,13 +10,14 @@ import numpy as np
 import onnx_ir as ir
 
 from rubicc.passes.ane.attention_core import Core
-from rubicc.passes.ane.attention_masks import MaskViews, PerHead
+from rubicc.passes.ane.attention_masks import MaskViews, PerHead, finite
 from rubicc.passes.ane.heads import Heads, Joined
 from rubicc.passes.ane.matching import Channels, data_uses, drop_unused
 from rubicc.passes.rewrite import Editor, constant, is_standard
 
 SCORES = "bkhc,bchq->bkhq"
 CONTEXT = "bkhq,bchk->bchq"
+_ROUNDING = 2.0**-22  # of a product of two square roots in float32
 _KEYS_FIRST = [0, 3, 2, 1]  # (B, C, 1, S) to (B, S, 1, C)
 
 
@@ -34,7 +35,8 @@ class Writer:
         """Replace what ``core`` computes, up to the value in which the heads are joined."""
         query, key, value = operands
         like = core.context
-        factor = core.factor * query.path.factor * key.path.factor
+        factor = _snapped(core.factor * query.path.factor * key.path.factor)
+        guarded = core.guard is not None and not finite(core.masks)
         folded = self._fold(factor, core, operands)
         roots = [self._inner(one, like) for one in operands]
         cuts = self._cut(roots, operands, like)
@@ -46,6 +48,8 @@ class Writer:
             for mask in masks:
                 scores = self._mask(mask, scores, head, len(query.offsets), like)
             weights = self._node("Softmax", [scores], core.softmax, like, scores.shape, {"axis": 1})
+            if guarded:
+                weights = self._guarded(weights, core)
             parts.append(self._context(weights, values[head], like))
         self._join(parts, result, value, core)
 
@@ -123,6 +127,14 @@ class Writer:
         inputs = [value, scores, other] if step.kept else [value, other, scores]
         return self._node("Where", inputs, step.node, like, scores.shape, {})
 
+    def _guarded(self, weights: ir.Value, core: Core) -> ir.Value:
+        """Zeros for queries that may attend to nothing, as the whole attention has them."""
+        edit, like = self._edit, core.context
+        assert core.guard is not None
+        test = edit.node("IsNaN", [weights], like=like, shape=weights.shape, dtype=ir.DataType.BOOL)
+        inputs = [test.outputs[0], core.guard.inputs[1], weights]
+        return self._node("Where", inputs, core.guard, like, weights.shape, {})
+
     def _context(self, weights: ir.Value, value: ir.Value, like: ir.Node) -> ir.Value:
         assert weights.shape is not None and value.shape is not None
         shape = ir.Shape([weights.shape[0], value.shape[1], 1, weights.shape[3]])
@@ -151,7 +163,7 @@ class Writer:
     def _node(
         self,
         op: str,
-        inputs: Sequence[ir.Value],
+        inputs: Sequence[ir.Value | None],
         source: ir.Node,
         before: ir.Node,
         shape: ir.Shape | None,
@@ -205,3 +217,11 @@ class Writer:
             drop_unused(self._edit, bias)
         self._edit.mark(conv)
         return True
+
+
+def _snapped(factor: float) -> float:
+    """``factor``, or the power of two that it is but for rounding of its own factors in float32."""
+    if factor <= 0.0:
+        return factor
+    near = math.ldexp(1.0, round(math.log2(factor)))
+    return near if abs(factor / near - 1.0) < _ROUNDING else factor
