@@ -116,7 +116,7 @@ def _placement(report: Report) -> str:
     ]
     figure = f"<figure><figcaption>{legend}. {_t(placed.caption)}</figcaption>{svg}</figure>"
     return _section(
-        _t(placed.title), figure + _table(("", "operations", "why, and what helps", "rule"), rows)
+        _t(placed.title), figure + _table(("verdict", "operations", "why, and what helps", "rule"), rows)
     )
 
 

@@ -14,6 +14,7 @@ from rubicc.backends.coreml.lint import LintReport, engine
 from rubicc.backends.coreml.lint.engine import FAMILIES
 from rubicc.backends.coreml.lint.rules import BY_ID, RULES
 from rubicc.backends.coreml.lint.sources import KINDS, SOURCES
+from rubicc.backends.coreml.lint.view import rule_table, source_table
 from rubicc.backends.coreml.run.load import load
 from rubicc.backends.coreml.run.program import Package
 
@@ -207,3 +208,8 @@ def test_no_operation_is_in_two_places_of_the_table() -> None:
     assert len(listed) == len(set(listed)) > 120
     assert not set(listed) & engine.OWN_RULE
     assert all(len(letters) == len(FAMILIES) and set(letters) <= set("yn?") for letters in engine._TABLE)
+
+
+def test_the_page_shows_the_table_as_it_is() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "targets" / "coreml-residency.md").read_text("utf-8")
+    assert "\n".join(rule_table()) + "\n" in page and "\n".join(source_table()) + "\n" in page

@@ -105,7 +105,8 @@ ENTRIES: dict[str, tuple[str, str, str]] = {
         "A float32 tensor",
         "The engine computes in float16 only: Core ML's guide says so, and no float32 product was ever seen "
         "to be preferred there.",
-        "Compile with --precision fp16.",
+        "Compile with --precision fp16. Quantisers on grids finer than float16 holds stay in float32 to be "
+        "exact: use 8 bits or less for activations.",
     ),
     "RUB-COREML-426": (
         "An integer tensor",
@@ -135,7 +136,8 @@ ENTRIES: dict[str, tuple[str, str, str]] = {
         "An axis longer than the engine takes",
         "Height and width go to 16,384 up to the A15 and M3 and to 65,536 from the A16 on, channels to "
         "65,536.",
-        "Compile for shorter pieces; pass ane.chunk cuts long sequences exactly where the network allows it.",
+        "Compile for shorter pieces; pass ane.chunk cuts long sequences exactly where the network allows it. "
+        "Write a wide linear layer (scores over a vocabulary) as a 1x1 convolution: channels may be many.",
     ),
     "RUB-COREML-433": (
         "An empty axis",

@@ -94,3 +94,16 @@ def _words(op: OpVerdict) -> str:
 def _source(name: str) -> dict[str, str]:
     source = SOURCES[name]
     return {"kind": KINDS[source.kind], "address": source.address, "says": source.says}
+
+
+def rule_table() -> list[str]:
+    """The rules as a Markdown table: code, verdict, condition, sources for and against by their ids."""
+    told = ((rule, ", ".join(rule.sources), ", ".join(rule.against)) for rule in BY_ID.values())
+    rows = [f"| `{rule.id}` | {rule.verdict} | {rule.condition} | {a} | {b} |" for rule, a, b in told]
+    return ["| rule | verdict | when | sources | against |", "|---|---|---|---|---|", *rows]
+
+
+def source_table() -> list[str]:
+    """The sources as a Markdown table: id, kind, what they say, address."""
+    rows = [f"| {s.id} | {s.kind} | {s.says} | <{s.address}> |" for s in SOURCES.values()]
+    return ["| source | kind | says | address |", "|---|---|---|---|", *rows]
