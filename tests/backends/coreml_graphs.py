@@ -1,4 +1,4 @@
-"""Small ONNX graphs as packages on disk: written by the lowering, run by the interpreter, held to the executor."""
+"""Small ONNX graphs as packages on disk: lowered, saved, run by the interpreter, held to the executor."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Net:
         names, types = self.lowered.names, self.lowered.types
         typed = {names[name]: np.asarray(array).astype(types[name]) for name, array in feeds.items()}
         made = self.package.run(typed, semantics=semantics)
-        return {name: made[names[name]] for name in self.wanted(feeds)}
+        return {value.name or "": made[names[value.name or ""]] for value in self.graph.outputs}
 
     def wanted(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """What the executor makes of the feeds in float64."""
@@ -91,7 +91,7 @@ def net(
     types: Mapping[str, int] | None = None,
     opset: int = 20,
 ) -> Graph:
-    """A graph; float64 constants become float32, inputs and outputs are floats unless ``types`` says otherwise."""
+    """A graph; float64 constants become float32, inputs and outputs are floats unless ``types`` says else."""
     kinds = dict(types or {})
     shapes = dict.fromkeys(outputs.split()) if isinstance(outputs, str) else dict(outputs)
 

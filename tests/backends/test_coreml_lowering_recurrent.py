@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN: gate orders, directions, states, layouts, and PyTorch's GRU on targets without its form."""
+"""LSTM, GRU and RNN: gates, directions, states, layouts, and PyTorch's GRU on targets without its form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rubicc.backends.coreml.lowering import findings
 from rubicc.backends.coreml.lowering.gru import STEP, two_step_weights
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-T, N, I, H = 6, 2, 3, 4
+T, N, WIDTH, H = 6, 2, 3, 4
 EXACT, TWO_STEPS = 2e-6, 2e-5  # the linear part of tanh errs by (v / 1024)^2 / 3
 
 
@@ -26,7 +26,7 @@ def layer(
 ) -> Build:  # fmt: skip
     """One layer with every output read."""
     gates = GATES[kind]
-    shape = (N, T, I) if batch_first else (T, N, I)
+    shape = (N, T, WIDTH) if batch_first else (T, N, WIDTH)
     states_shape = (N, directions, H) if batch_first else (directions, N, H)
     feeds = {"x": normal(*shape)}
     if states:
@@ -35,7 +35,7 @@ def layer(
             feeds["c"] = normal(*states_shape, seed=2)
     b = Build(**feeds)
     b(
-        kind, "x", normal(directions, gates * H, I), normal(directions, gates * H, H),
+        kind, "x", normal(directions, gates * H, WIDTH), normal(directions, gates * H, H),
         normal(directions, 2 * gates * H) if bias else None, None,
         *([] if not states else ["h", "c"] if kind == "LSTM" else ["h"]),
         *([normal(directions, 3 * H)] if peepholes else []),
@@ -77,7 +77,11 @@ def test_peepholes_activations_and_no_bias() -> None:
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 def test_a_gru_in_pytorchs_form_is_exact(target: str, direction: str) -> None:
     build = layer(
-        "GRU", 2 if direction == "bidirectional" else 1, states=True, direction=direction, linear_before_reset=1
+        "GRU",
+        2 if direction == "bidirectional" else 1,
+        states=True,
+        direction=direction,
+        linear_before_reset=1,
     )
     native = target in ("iOS18", "iOS26")
     made = check(build, target, EXACT if native else TWO_STEPS)
@@ -100,10 +104,10 @@ def test_the_two_forms_of_the_gru_differ() -> None:
 def test_torch_gru_with_and_without_hidden_bias(target: str, hidden_bias: bool) -> None:
     """Weights in PyTorch's order r z n; the hidden bias of n is inside the product with r."""
     torch.manual_seed(3)
-    module = torch.nn.GRU(I, H).double()
+    module = torch.nn.GRU(WIDTH, H).double()
     if not hidden_bias:
         torch.nn.init.zeros_(module.bias_hh_l0)
-    x = normal(9, N, I)
+    x = normal(9, N, WIDTH)
     with torch.no_grad():
         want, last = module(torch.from_numpy(x).double())
     weights = [p.detach().numpy() for p in (module.weight_ih_l0, module.weight_hh_l0)]
@@ -111,7 +115,16 @@ def test_torch_gru_with_and_without_hidden_bias(target: str, hidden_bias: bool) 
     order = [1, 0, 2]  # ONNX: z r n
     w, r, *turned = (np.concatenate([np.split(a, 3)[k] for k in order]) for a in (*weights, *biases))
     b = Build(x=x)
-    b("GRU", "x", w[None], r[None], np.concatenate(turned)[None], hidden_size=H, linear_before_reset=1, outputs=2)
+    b(
+        "GRU",
+        "x",
+        w[None],
+        r[None],
+        np.concatenate(turned)[None],
+        hidden_size=H,
+        linear_before_reset=1,
+        outputs=2,
+    )
     made = compiled(b.graph(), target=target).run(b.feeds)
     most = EXACT if target == "iOS18" else TWO_STEPS
     assert np.abs(made["gru0_0"][:, 0] - want.numpy()).max() < most
@@ -124,7 +137,9 @@ def numpy_gru(x: np.ndarray, h: np.ndarray, weights: Mapping[str, np.ndarray]) -
     def sigmoid(v: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-v))
 
-    (w_r, w_o, w_z), (r_r, r_o, r_z), (b_r, b_o, b_z) = (np.split(weights[k], 3) for k in ("weight_ih", "weight_hh", "bias"))
+    (w_r, w_o, w_z), (r_r, r_o, r_z), (b_r, b_o, b_z) = (
+        np.split(weights[k], 3) for k in ("weight_ih", "weight_hh", "bias")
+    )
     made = []
     for row in x:
         r, z = sigmoid(w_r @ row + r_r @ h + b_r), sigmoid(w_z @ row + r_z @ h + b_z)
@@ -135,7 +150,9 @@ def numpy_gru(x: np.ndarray, h: np.ndarray, weights: Mapping[str, np.ndarray]) -
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 5), st.floats(0.1, 3.0), st.integers(0, 2**32 - 1))
+@given(
+    st.integers(1, 6), st.integers(1, 4), st.integers(1, 5), st.floats(0.1, 3.0), st.integers(0, 2**32 - 1)
+)
 def test_two_steps_are_one_step_of_pytorchs_gru(h: int, i: int, steps: int, size: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     w, r = rng.normal(0, size, (3 * h, i)), rng.normal(0, size / h, (3 * h, h))
@@ -162,7 +179,12 @@ def test_recurrent_layers_before_ios17_are_fp32_inside_fp16() -> None:
         old, new = (compiled(build.graph(), target=t, precision="fp16") for t in ("iOS16", "iOS17"))
         assert "RUB-COREML-D15" in old.codes and "RUB-COREML-D15" not in new.codes
         types = [
-            {o.type.dtype for op in made.package.main.operations() if op.type == kind.lower() for o in op.outputs}
+            {
+                o.type.dtype
+                for op in made.package.main.operations()
+                if op.type == kind.lower()
+                for o in op.outputs
+            }
             for made in (old, new)
         ]
         assert types == [{"fp32"}, {"fp16"}]
@@ -171,10 +193,18 @@ def test_recurrent_layers_before_ios17_are_fp32_inside_fp16() -> None:
 
 def test_the_axis_of_directions_is_never_made_for_those_who_drop_it() -> None:
     """Exporters squeeze it at once, or move it beside the units."""
-    b = Build(x=normal(T, N, I))
-    one, _ = b("GRU", "x", normal(1, 3 * H, I), normal(1, 3 * H, H), hidden_size=H, outputs=2)
+    b = Build(x=normal(T, N, WIDTH))
+    one, _ = b("GRU", "x", normal(1, 3 * H, WIDTH), normal(1, 3 * H, H), hidden_size=H, outputs=2)
     b("Relu", b("Squeeze", one, np.array([1])))
-    two, _ = b("LSTM", "x", normal(2, 4 * H, I), normal(2, 4 * H, H), hidden_size=H, direction="bidirectional", outputs=2)
+    two, _ = b(
+        "LSTM",
+        "x",
+        normal(2, 4 * H, WIDTH),
+        normal(2, 4 * H, H),
+        hidden_size=H,
+        direction="bidirectional",
+        outputs=2,
+    )
     b("Relu", b("Reshape", b("Transpose", two, perm=[0, 2, 1, 3]), np.array([T, N, 2 * H])))
     made = check(b, "iOS17")
     states = {"expand_dims": 1, "reshape": 1, "transpose": 1}  # of the final states, which are outputs here
@@ -187,9 +217,9 @@ def test_free_time_and_batch(kind: str, ranges: str) -> None:
     build = layer(kind, 2, direction="bidirectional", **({"linear_before_reset": 1} if kind == "GRU" else {}))
     steps = "T" if ranges.startswith("x=2..9") else T
     batch = "N" if "1..4" in ranges else N
-    made = compiled(build.graph(x=(steps, batch, I)), shapes=ranges)
+    made = compiled(build.graph(x=(steps, batch, WIDTH)), shapes=ranges)
     for t, n in ((steps if steps == T else 3, batch if batch == N else 1), (T, N)):
-        assert made.gap({"x": normal(t, n, I)}) < TWO_STEPS
+        assert made.gap({"x": normal(t, n, WIDTH)}) < TWO_STEPS
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,8 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-COREML-D19": (
         "Whole number taken as a float",
-        "Everything that reads this input casts it to a float first (attention masks), so the package takes it "
-        "as a float. The numbers are the same up to 2**24 (2**11 in float16), and no cast from whole numbers, "
-        "which the Neural Engine does not do, is left in the program.",
+        "Everything that reads this input casts it to a float first (attention masks), so the package takes "
+        "it as a float. The numbers are the same up to 2**24 (2**11 in float16), and no cast from whole "
+        "numbers, which the Neural Engine does not do, is left in the program.",
     ),
 }

@@ -99,7 +99,7 @@ class Context(Facts):
         except BUILDER_ERRORS as err:
             raise Unsupported(
                 "RUB-COREML-107",
-                f"{kind}: {err or type(err).__name__}",
+                f"{kind}: {str(err) or type(err).__name__}",
                 where=f"node {node.name!r} from {source_of(node)}",
                 hint="report it with `rubicc env`; --shapes fixed may avoid it",
             ) from err

@@ -25,6 +25,7 @@ _BINARY = {
 }  # fmt: skip
 _FOLD = {"Max": "maximum", "Min": "minimum", "Sum": "add", "Mean": "add"}
 _FACTORS = frozenset({"Mul", "Div", "Pow"})
+_MASKING = 2.0**29  # a factor from here on takes every normal float16 out of the range: it masks
 _CASTS = {"float": "", "int": "int32", "bool": "bool"}
 
 
@@ -81,7 +82,7 @@ def operands(c: Context, node: ir.Node, op: str) -> tuple[Var, Var]:
         return c.var(values[0]), c.var(values[1])
     lost = [number for value in values if (number := _lost_in_half(c, value)) is not None]
     dtype = c.dtype
-    if lost and op in _FACTORS:
+    if lost and op in _FACTORS and (abs(lost[0]) < _MASKING or op == "Div"):
         dtype = "fp32"
         what = f"{op} by {lost[0]:g} is computed in fp32"
         c.decide("RUB-COREML-D15", node, what, "float16 does not hold the constant")
@@ -89,14 +90,16 @@ def operands(c: Context, node: ir.Node, op: str) -> tuple[Var, Var]:
 
 
 def _lost_in_half(c: Context, value: ir.Value | None) -> float | None:
-    """A constant number too small for float16, in an fp16 program."""
+    """A finite constant number that float16 does not hold, in an fp16 program."""
     number = c.scalar(value) if c.dtype == "fp16" else None
-    return number if number is not None and abs(number) < 1 and not survives_half(number) else None
+    if number is None or not math.isfinite(number) or survives_half(number):
+        return None
+    return number
 
 
 def _operand(c: Context, node: ir.Node, op: str, value: ir.Value | None, dtype: str) -> Var:
-    number = _lost_in_half(c, value) if op in ("Add", "Max") else None
-    if number is None or abs(number) >= EPSILON / 2:
+    number = c.scalar(value) if op in ("Add", "Max") and dtype == "fp16" else None
+    if number is None or number == 0.0 or abs(number) >= EPSILON / 2:
         return c.var(value, dtype)
     used = math.copysign(EPSILON, number)
     c.decide("RUB-COREML-D10", node, f"{op} of {number:g} uses {used:.3g}", "float16 would hold 0")

@@ -107,7 +107,9 @@ def gather_nd(c: Context, node: ir.Node) -> None:
 _MODES = {"none": "update", "add": "add", "mul": "mul", "max": "max", "min": "min"}
 
 
-@convert("ScatterND", "ScatterElements", mil="scatter_nd scatter_along_axis", note=_NOTE, check=_check_positive)
+@convert(
+    "ScatterND", "ScatterElements", mil="scatter_nd scatter_along_axis", note=_NOTE, check=_check_positive
+)
 def scatter(c: Context, node: ir.Node) -> None:
     """Values placed or combined at indices."""
     data, updates = c.var(node.inputs[0]), c.var(node.inputs[2])

@@ -49,7 +49,7 @@ def epsilon_for(epsilon: float, dtype: str) -> float:
 
 
 def survives_half(number: float) -> bool:
-    """Whether a factor keeps nine bits in float16 (its subnormals lose them, below 2**-24 it is 0)."""
+    """Whether a factor keeps nine bits in float16; small ones lose them, large ones leave its range."""
     if number == 0.0 or not np.isfinite(number):
         return number == 0.0
     with np.errstate(over="ignore"):

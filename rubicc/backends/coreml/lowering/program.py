@@ -28,7 +28,6 @@ from rubicc.ir.graph import Graph, op_key, source_of
 from rubicc.ir.shapes import infer_shapes
 from rubicc.shapes import Shapes
 
-
 _EXCHANGED = {"fp16": "float16", "fp32": "float32", "int32": "int32"}
 
 
@@ -187,7 +186,7 @@ class _Writer:
         except (ValueError, TypeError, AttributeError, AssertionError, IndexError, KeyError) as err:
             raise Unsupported(
                 "RUB-COREML-107",
-                f"{op_key(node)}: {err or type(err).__name__}",
+                f"{op_key(node)}: {str(err) or type(err).__name__}",
                 where=f"node {node.name!r} from {source_of(node)}",
                 hint="report it with `rubicc env`; --shapes fixed may avoid it",
             ) from err

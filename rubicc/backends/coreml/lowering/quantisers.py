@@ -89,10 +89,9 @@ def quant(c: Context, node: ir.Node) -> None:
 
 def _integer_type(c: Context, grid: _Grid) -> str | None:
     """``int8`` or ``uint8`` when MIL's quantize has exactly this grid."""
-    whole = np.all(grid.zero == np.round(grid.zero)) and np.all(
-        (grid.low <= grid.zero) & (grid.zero <= grid.high)
-    )
-    if not c.opset >= OPSETS["iOS17"] or grid.mode not in _NEAREST or not whole:
+    # MIL adds the zero point to the rounded quotient: the same for even ones, for odd ones ties differ.
+    even = np.all(grid.zero % 2 == 0) and np.all((grid.low <= grid.zero) & (grid.zero <= grid.high))
+    if not c.opset >= OPSETS["iOS17"] or grid.mode not in _NEAREST or not even:
         return None
     if c.dtype == "fp16" and not all(survives_half(s) for s in grid.scale.reshape(-1)):
         return None
@@ -195,7 +194,9 @@ def _check_trunc(facts: Facts, node: ir.Node) -> Iterator[Refusal]:
         yield refuse(f"Trunc with rounding {attr(node, 'rounding_mode')}")
 
 
-@convert(f"{QONNX_DOMAIN}::Trunc", mil="real_div add round clip floor ceil abs sign mul sub", check=_check_trunc)
+@convert(
+    f"{QONNX_DOMAIN}::Trunc", mil="real_div add round clip floor ceil abs sign mul sub", check=_check_trunc
+)
 def trunc(c: Context, node: ir.Node) -> None:
     """Low bits dropped, as qonnx's two versions of the operator do."""
     arrays = _parameters(c, node)

@@ -243,7 +243,12 @@ def _merged(c: Context, value: ir.Value, var: Var, layer: Layer) -> None:
                 c.preset[result] = var
 
 
-@convert("LSTM", mil=f"lstm {_AROUND}", note="fp16 from iOS17 on; one length for all sequences", check=_check_recurrent)
+@convert(
+    "LSTM",
+    mil=f"lstm {_AROUND}",
+    note="fp16 from iOS17 on; one length for all sequences",
+    check=_check_recurrent,
+)
 def lstm(c: Context, node: ir.Node) -> None:
     """One or two directions, initial states, peepholes."""
     layer = read(c, node)
