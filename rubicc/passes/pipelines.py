@@ -67,6 +67,7 @@ COREML: tuple[Step, ...] = (
     *CLEANUP[:-1],
     Step("ane.gelu", "before layout: spelled-out forms are matched as the exporters write them"),
     Step("ane.mask", "before attention, which looks for additive masks"),
+    Step("ane.unflatten", "before linear layers, which are looked for in sequences, not in rows"),
     Step("ane.linear-to-conv", "before attention: its projections are then convolutions in one layout"),
     Step("ane.conv1d-to-conv2d", "after linear layers, so that convolutions stand in one layout only"),
     Step("ane.attention", "after the projections: heads are split along their channels"),

@@ -34,6 +34,7 @@ _TABLE: dict[str, str] = {
     "ane.chunk": "rubicc.passes.ane.chunk",
     "ane.conv1d-to-conv2d": "rubicc.passes.ane.conv1d_to_conv2d",
     "ane.remove-transposes": "rubicc.passes.ane.remove_transposes",
+    "ane.unflatten": "rubicc.passes.ane.unflatten",
     "ane.wide-kernels": "rubicc.passes.ane.wide_kernels",
     "cleanup.batchnorm-to-affine": "rubicc.passes.cleanup.batchnorm_to_affine",
     "cleanup.deduplicate": "rubicc.passes.cleanup.deduplicate",
