@@ -224,6 +224,7 @@ class Declarations:
     def function(self, owner: Type, kind: str, modifiers: set[str]) -> None:
         name = self.word() if kind == "func" else "init"
         parameters = self.parameters()
+        self.skip("async")
         throws = self.skip("throws")
         result = self.type() if self.skip("->") else None
         made = Function(
@@ -274,6 +275,8 @@ class Declarations:
             made = ("function", throws, self.type()) if self.skip("->") else ("tuple", tuple(parts))
         else:
             names = [self.word()]
+            if names == ["MLShapedArray"]:
+                self.generic()
             while self.is_(".") and not self.next.newline:
                 self.need(".")
                 names.append(self.word())
@@ -286,6 +289,12 @@ class Declarations:
             self.at += 1
             made = ("optional", made)
         return made
+
+    def generic(self) -> None:
+        """``<Float>``, which the machine does not look at."""
+        if self.skip("<"):
+            self.type()
+            self.need(">")
 
     def braces(self) -> list[Token]:
         """The tokens between a brace and its partner."""

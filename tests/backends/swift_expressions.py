@@ -67,6 +67,8 @@ class Expressions(Declarations):
         return next((scope[name] for scope in reversed(self.scopes) if name in scope), None)
 
     def expression(self, level: int = 0) -> str:
+        if self.skip("await"):
+            return self.expression(level)
         if self.is_("try"):
             self.at += 1
             maybe = self.is_("?") and not self.next.space
@@ -149,14 +151,17 @@ class Expressions(Declarations):
         if self.is_("."):
             self.at += 1
             name = self.word()
+            nested = self.types.get(name) if node[0] == "type" and not node[1].has(name) else None
+            if nested is not None and self.is_("(") and not self.next.space:
+                return self.begin(nested)
             if self.is_("(") and not self.next.space:
                 return self.call(node, name, *self.arguments())
             if self.is_("{") and not self.plain:
                 return self.call(node, name, [None], [self.closure()])
             if name == "self" and node[0] in ("type", "library"):
                 return ("code", self.constant(("name", node[1].name if node[0] == "type" else node[1])), None)
-            if node[0] == "type" and name in self.types and not node[1].has(name):
-                return ("type", self.types[name], None)
+            if nested is not None:
+                return ("type", nested, None)
             if node[0] == "library":
                 return ("library", f"{node[1]}.{name}", None)
             root = node[1] if node[0] == "local" else node[3] if node[0] in ("field", "item") else node[-1]
@@ -265,17 +270,21 @@ class Expressions(Declarations):
                 return self.call(holder, name, *self.arguments())
             return ("field", self.code(holder), name, "self" if not static else None)
         if name in self.types:
-            made = self.types[name]
-            if called:
-                self.check_init(made)
-                labels, given = self.arguments()
-                return ("code", f"new({self.constant(made)}, {tuple(labels)!r}{_after(given)})", None)
-            return ("type", made, None)
+            if name == "MLShapedArray":
+                self.generic()
+                called = True
+            return self.begin(self.types[name]) if called else ("type", self.types[name], None)
         if called:
             return self.library(name, *self.arguments())
         if name in values.NAMED or name in ("Unicode",):
             return ("library", name, None)
         raise self.fail(f"{name} is not declared")
+
+    def begin(self, made: Type) -> Any:
+        """``Type(...)``"""
+        self.check_init(made)
+        labels, given = self.arguments()
+        return ("code", f"new({self.constant(made)}, {tuple(labels)!r}{_after(given)})", None)
 
     def check_init(self, made: Type) -> None:
         inits = made.functions.get("init", [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ from rubicc.backends.coreml import swift
 from rubicc.backends.coreml.swift.ports import calls, chunks, crf, ctc, dna, flip_flop, signal
 from rubicc.backends.coreml.swift.ports.tokenizer import Tokenizer
 from rubicc.errors import RubiccError
+from rubicc.genomics import chunks as engine_chunks
+from rubicc.genomics import normalise as engine_normalise
+from rubicc.genomics.decode import decode_read
+from rubicc.genomics.reads import Read
+from rubicc.spec import TensorSpec
 
 TEMPLATES = Path(swift.__file__).parent / "templates"
 FILES = (
@@ -258,6 +264,69 @@ def test_older_files_and_other_processors_in_swift() -> None:
     port = Tokenizer(coreml_tokenizers.as_bytes(data))
     assert ours.pad == port.pad == 4
     assert list(machine().call(ours, "encode", (None,), TEXTS[1]).ids) == port.encode(TEXTS[1]).ids
+
+
+# Core ML in as many words as the basecaller needs.
+CORE_ML = """
+struct MLShapedArray {
+    let scalars: [Float]
+    let shape: [Int]
+}
+struct CallerNetwork {
+    struct Input { let x: MLShapedArray }
+    struct Output { let y: MLShapedArray }
+    let network: (Input) throws -> Output
+    func predict(_ input: Input) async throws -> Output { try network(input) }
+}
+"""
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_emitted_basecaller_reads_signal_to_bases(batch: int, tmp_path: Path) -> None:
+    """Normalised, cut, through a network, joined, decoded by the emitted Swift: as the engine's parts do."""
+    made = swift_packages.basecaller("taiyaki-mgru", 40, 200, overlap=40)
+    assert made.meta is not None
+    made = replace(
+        made, inputs=(TensorSpec("x", (batch, 1, 200)),), outputs=(TensorSpec("y", (50, batch, 40)),)
+    )
+    made.write(tmp_path, run=False)
+    folder = tmp_path / "Swift/Sources/CallerPackage"
+    texts = [p.read_text() for p in sorted(folder.glob("*.swift")) if p.stem != "CallerNetwork"]
+    run = Machine([CORE_ML, *(text.replace("import CoreML\n", "") for text in texts)])
+    mix = np.random.default_rng(0).normal(size=(4, 40)).astype(np.float32) * 2
+
+    def network(rows: np.ndarray) -> np.ndarray:
+        """(rows, 200) -> (50, rows, 40)"""
+        return np.einsum("ntk,kc->tnc", rows.reshape(len(rows), 50, 4), mix)
+
+    def predict(given: Any) -> Any:
+        assert list(given.x.shape) == [batch, 1, 200]
+        scores = network(np.array(given.x.scalars, np.float32).reshape(batch, 200))
+        kinds = run.types["MLShapedArray"], run.types["Output"]
+        dims = Array(map(Int, scores.shape), Int)
+        return run.new(kinds[1], ("y",), run.new(kinds[0], ("scalars", "shape"), floats(scores), dims))
+
+    model = run.new(run.types["CallerNetwork"], ("network",), predict)
+    caller = run.new(run.types["Basecaller"], ("model",), model)
+    samples = (500 + 90 * np.random.default_rng(1).normal(size=470)).astype(int).tolist()
+    labels = ("samples", "offset", "scale", "samplingRate")
+    given = Array(map(Int16, samples), Int16), Double(12.0), Double(0.17), Double(4000.0)
+    found = run.call(caller, "call", (None,), run.new(run.types["RawRead"], labels, *given))
+
+    signal_spec, plan = made.meta.signal, engine_chunks.Plan(200, 40, 4, 1.0, 1)
+    assert signal_spec is not None
+    read = Read(
+        read_id="r", signal=np.array(samples, np.int16), offset=12.0, scale=0.17, sampling_rate=4000.0
+    )
+    wave = engine_normalise.normalise(read, signal_spec)
+    frames = []
+    for window in engine_chunks.windows(len(wave), plan):
+        row = np.empty(200, np.float32)
+        engine_chunks.fill(row, wave, window)
+        frames.append(engine_chunks.kept(network(row[None])[:, 0], window, 4))
+    theirs = decode_read(np.concatenate(frames).astype(np.float32), made.meta)
+    assert found.sequence == theirs.sequence and len(found.sequence) > 20
+    assert list(found.moves) == theirs.moves.tolist()
 
 
 # Faults in the Swift text that its ports do not have.
