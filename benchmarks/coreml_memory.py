@@ -64,7 +64,7 @@ def source(name: str, lengths: Sequence[int], layers: int | None, folder: Path) 
     if name == "dna-bert":
         from rubicc.models.dna_bert_config import DnaBertConfig
 
-        more = {} if layers is None else {"num_hidden_layers": layers}
+        more: dict[str, Any] = {} if layers is None else {"num_hidden_layers": layers}
         config = DnaBertConfig(max_position_embeddings=max(*lengths, 512), **more)
     path = folder / f"{name}.pt"
     checkpoint.save(path, entry.build(config, seed=0), entry.meta(config))

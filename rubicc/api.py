@@ -93,38 +93,30 @@ def check_files(
     path: str | Path,
     *,
     audit: str | Path | None = None,
+    page: str | Path | None = None,
+    force: bool = False,
     settings: Settings | None = None,
     **flags: Any,
 ) -> Checked | None:
-    """What ``settings.target`` says of a file in its own form, e.g. of any ``.mlpackage``; writes nothing.
+    """What ``settings.target`` says of a file in its own form, e.g. of any ``.mlpackage``.
 
     Args:
         path: the file or folder.
         audit: what the target's own audit script has measured on a device.
+        page: HTML file to write with pictures of it.
+        force: replace ``page``.
 
     Returns:
         ``None`` where the target has no such form or ``path`` is none: it is then a model to be read.
 
     Raises:
-        RubiccError: the file is damaged.
-        UsageError: ``RUB-DRV-018``: an audit, and no file it could be about.
+        RubiccError: the file is damaged; the page is there already.
+        UsageError: ``RUB-DRV-018``: an audit or a page, and no file it could be about.
     """
-    from rubicc.backends import registry
-    from rubicc.errors import UsageError
+    from rubicc.driver.checking import check_files as checked
 
-    settings = settings or resolve(flags)
-    target = registry.parse_target(settings.target)
-    backend = registry.get(target)
-    suffix = getattr(backend, "suffix", "")
-    if not suffix or Path(path).suffix != suffix:
-        if audit is None:
-            return None
-        what = f"--audit goes with a file that {settings.target} has written{f' (*{suffix})' * bool(suffix)}"
-        raise UsageError("RUB-DRV-018", what, where=str(path), hint="give --target coreml and a package")
-    found: Checked = backend.check_files(  # type: ignore[attr-defined]  # goes with `suffix`
-        Path(path), target, strict=settings.strict, audit=Path(audit) if audit is not None else None
-    )
-    return found
+    given = (Path(item) if item is not None else None for item in (audit, page))
+    return checked(Path(path), settings or resolve(flags), *given, force=force)
 
 
 def inspect(

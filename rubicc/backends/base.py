@@ -221,11 +221,13 @@ class Checked:
         findings: errors and warnings.
         lines: the whole of it for people.
         details: the whole of it as plain JSON values.
+        placements: pictures of it, as plain values of :class:`rubicc.evidence.report.Placement`.
     """
 
     findings: tuple[Finding, ...]
     lines: tuple[str, ...]
     details: Mapping[str, Any]
+    placements: tuple[Mapping[str, Any], ...] = ()
 
 
 @runtime_checkable

@@ -24,6 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="an operation that is not known to run on the Neural Engine is an error",
     )
+    group.add_argument("--page", metavar="FILE.html", help="draw every operation and where it would run")
+    group.add_argument("--force", action="store_true", help="replace the page")
     group.add_argument(
         "--audit", metavar="FILE", help="what ane_audit.py wrote on a Mac, to set beside the rules"
     )
@@ -36,7 +38,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         return print_config(settings, console)
     from rubicc import api
 
-    files = api.check_files(args.model, audit=args.audit, settings=settings)
+    files = api.check_files(args.model, audit=args.audit, page=args.page, force=args.force, settings=settings)
     findings = list(files.findings if files else api.check(args.model, settings=settings))
     refused = sum(f.severity == "error" for f in findings)
     summary = f"{refused} refusal(s), {len(findings) - refused} warning(s) for {settings.target}"

@@ -59,7 +59,7 @@ def make_report(build: Build, folder: Path) -> Report:
         measured=_measures(build),
         not_measured=tuple(missing),
         signal=_picture(build),
-        placement=_placement(build),
+        placements=_placements(build),
         machine=machine(),
     )
 
@@ -244,10 +244,9 @@ def _measures(build: Build) -> tuple[Measure, ...]:
     return tuple(rows)
 
 
-def _placement(build: Build) -> Placement | None:
+def _placements(build: Build) -> tuple[Placement, ...]:
     """Where a target says its operations would run, as ``emit`` has found it."""
-    found = build.evidence.get("emit", {}).get("placement")
-    return decode_placement(found) if found is not None else None
+    return tuple(map(decode_placement, build.evidence.get("emit", {}).get("placements", ())))
 
 
 def _picture(build: Build) -> SignalPicture | None:

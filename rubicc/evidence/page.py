@@ -12,7 +12,7 @@ from importlib.resources import files
 
 from rubicc.evidence import pictures
 from rubicc.evidence.gaps import Gap
-from rubicc.evidence.report import LayerRow, Report
+from rubicc.evidence.report import LayerRow, Placement, Report
 from rubicc.text import clean, si
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -20,40 +20,45 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 def render(report: Report) -> str:
     """The whole page."""
-    style = files("rubicc.evidence").joinpath("page.css").read_text("utf-8")
     body = [
         _head(report),
         _accuracy(report),
         _measurements(report),
         _layers_pictures(report),
-        _placement(report),
+        *map(_placement, report.placements),
         _signal(report),
         _decisions(report),
         _layers_table(report.layers),
         _passes(report),
         _provenance(report),
     ]
+    return _page(f"{report.name} for {report.target}", body)
+
+
+def _page(title: str, body: Iterable[str]) -> str:
+    style = files("rubicc.evidence").joinpath("page.css").read_text("utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>{_t(report.name)} for {_t(report.target)}</title><style>{style}</style></head>\n"
+        f"<title>{_t(title)}</title><style>{style}</style></head>\n"
         f"<body><main>{''.join(body)}</main></body></html>\n"
     )
 
 
 def _head(report: Report) -> str:
     kind = {"verified": "good", "failed": "bad"}.get(report.verdict, "unsure")
-    totals = "".join(
-        f'<div class="fact"><span>{_t(name)}</span><b>{_t(value)}</b></div>'
-        for name, value in report.totals.items()
-    )
+    totals = "".join(_fact(name, value) for name, value in report.totals.items())
     return (
         f"<header><h1>{_t(report.name)}</h1>"
         f"<p>for {_t(report.target)}, {_t(report.precision)}, run by {_t(report.runtime)}</p>"
         f'<p class="verdict {kind}"><b>{_t(report.verdict)}</b> {_t(report.verdict_reason)}</p></header>'
         f'<div class="facts">{totals}</div>'
     )
+
+
+def _fact(name: object, value: object) -> str:
+    return f'<div class="fact"><span>{_t(name)}</span><b>{_t(value)}</b></div>'
 
 
 def _accuracy(report: Report) -> str:
@@ -94,10 +99,14 @@ def _layers_pictures(report: Report) -> str:
     return _section("By layer", note + "".join(figures)) if figures else ""
 
 
-def _placement(report: Report) -> str:
-    placed = report.placement
-    if placed is None:
-        return ""
+def render_placements(name: str, facts: Mapping[str, object], placements: Iterable[Placement]) -> str:
+    """A page about files that were judged and not compiled here: facts, and where operations would run."""
+    rows = "".join(_fact(key, value) for key, value in facts.items())
+    head = f'<header><h1>{_t(name)}</h1></header><div class="facts">{rows}</div>'
+    return _page(name, [head, *map(_placement, placements)])
+
+
+def _placement(placed: Placement) -> str:
     kinds = [placed.statuses[status] for status, _ in placed.ops]
     titles = [f"{i + 1} {words}: {status}" for i, (status, words) in enumerate(placed.ops)]
     counts = {status: sum(found == status for found, _ in placed.ops) for status in placed.statuses}

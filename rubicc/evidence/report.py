@@ -146,7 +146,7 @@ class Report:
         totals: facts of the compiled graph (MACs, bytes, receptive field ...), in display order.
         gaps: comparison name -> gap, e.g. ``"y: ONNX Runtime against PyTorch"``.
         shapes: input name -> shape at which layers and gaps were taken.
-        placement: where the operations would run; ``None`` where the target has one place only.
+        placements: where the operations would run; none where the target has one place only.
         machine: facts of the machine that compiled.
     """
 
@@ -166,7 +166,7 @@ class Report:
     measured: tuple[Measure, ...] = ()
     not_measured: tuple[NotMeasured, ...] = ()
     signal: SignalPicture | None = None
-    placement: Placement | None = None
+    placements: tuple[Placement, ...] = ()
     machine: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -238,8 +238,7 @@ def _decode(data: Mapping[str, Any]) -> Report:
         picture["signal"] = tuple(picture["signal"])
         picture["bases"] = tuple((int(at), str(base)) for at, base in picture["bases"])
         values["signal"] = SignalPicture(**picture)
-    if values.get("placement") is not None:
-        values["placement"] = decode_placement(values["placement"])
+    values["placements"] = tuple(decode_placement(row) for row in values.get("placements", ()))
     return Report(**values)
 
 

@@ -21,11 +21,13 @@ from rubicc.backends.coreml.lint import (
     check_dump,
     compared,
     merge,
+    planned,
     read_dump,
     write_audit_script,
 )
 from rubicc.backends.coreml.run.program import Block, Package
 from rubicc.errors import ModelRefused
+from rubicc.evidence.report import decode_placement
 
 ENGINE, GPU, CPU = "ANE", "GPU", "CPU"
 
@@ -95,6 +97,23 @@ def test_rules_beside_reality(ane: dict[str, Any]) -> None:
     assert found["unmatched"] == 1
     assert found["engine_share_of_operations"] == 0.5 and found["engine_share_of_cost"] == 0.75
     json.dumps(merged, allow_nan=False)
+
+
+def test_picture_of_the_plan(ane: dict[str, Any]) -> None:
+    placed = decode_placement(planned(merge(ane, check_dump(synthetic()))))
+    assert [status for status, _ in placed.ops] == [
+        "preferred",
+        "preferred",
+        "supported",
+        "elsewhere",
+        "no data",
+    ]
+    assert [(row.status, row.op, row.code) for row in placed.outside] == [
+        ("preferred", "conv", "RUB-COREML-440"),
+        ("supported", "relu", "RUB-COREML-410"),
+    ]
+    assert "macos 15.0.1" in placed.caption and "75.00% of the cost" in placed.caption
+    assert all(status in placed.statuses for status, _ in placed.ops)
 
 
 def test_a_plan_against_an_eligible_verdict_is_a_contradiction(ane: dict[str, Any]) -> None:

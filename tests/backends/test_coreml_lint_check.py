@@ -79,21 +79,26 @@ def test_a_package_newer_than_the_device(tmp_path: Path, capsys: pytest.CaptureF
         assert check(capsys, str(newer), "--target", target)[0] == 0
 
 
-def test_an_audit_is_set_beside_the_rules(
-    package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def plan_of(package: Path) -> dict[str, Any]:
+    """A dump in which everything is on the engine."""
     engine = {"preferred": "ANE", "supported": ["CPU", "ANE"], "cost": 0.5}
-    rows = [{"path": "main", "name": name, "type": "t"} | engine for name in ("first", "second")]
-    dump = {
+    return {
         "format": "rubicc-ane-audit",
         "schema_version": 1,
         "package": package.name,
         "units": "ALL",
         "system": {"macos": "15.0"},
-        "functions": {"main": rows},
+        "functions": {
+            "main": [{"path": "main", "name": name, "type": "t"} | engine for name in ("first", "second")]
+        },
     }
+
+
+def test_an_audit_is_set_beside_the_rules(
+    package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "audit.json"
-    path.write_text(json.dumps(dump), "utf-8")
+    path.write_text(json.dumps(plan_of(package)), "utf-8")
     words = (str(package), "--target", "coreml", "--audit", str(path))
     code, document, _ = check(capsys, *words)
     found = document["result"]["details"]["audit"]
@@ -103,6 +108,23 @@ def test_an_audit_is_set_beside_the_rules(
     path.write_text("{}", "utf-8")
     code, document, _ = check(capsys, *words)
     assert code == 3 and document["error"]["code"] == "RUB-COREML-401"
+
+
+def test_a_page_draws_rules_and_plan(
+    package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, words = tmp_path / "page.html", [str(package), "--target", "coreml"]
+    assert check(capsys, *words, "--page", str(page))[0] == 0
+    text = page.read_text("utf-8")
+    assert text.count("<svg") == 1 and text.count("<rect") == 2 and "Where it would run" in text
+    assert "<h1>Small.mlpackage</h1>" in text and "default-src 'none'" in text
+    code, document, _ = check(capsys, *words, "--page", str(page))
+    assert code == 8 and document["error"]["code"].startswith("RUB-ART-")
+    dump = tmp_path / "audit.json"
+    dump.write_text(json.dumps(plan_of(package)), "utf-8")
+    assert check(capsys, *words, "--page", str(page), "--force", "--audit", str(dump))[0] == 0
+    text = page.read_text("utf-8")
+    assert text.count("<svg") == 2 and "Where Core ML has placed it" in text
 
 
 def test_damaged_and_missing_packages(

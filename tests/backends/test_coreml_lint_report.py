@@ -180,7 +180,7 @@ def test_picture(report: LintReport) -> None:
     assert all(row.source.startswith("https://") and row.remedy for row in placed.outside)
     from rubicc.evidence.page import render
 
-    page = render(Report("n", "coreml", "fp16", "mil", "verified", placement=placed))
+    page = render(Report("n", "coreml", "fp16", "mil", "verified", placements=(placed,)))
     squares = page.split("<figure>")[-1]
     assert squares.count("<rect") == 9 and squares.count('<rect class="bad"') == 3
     assert "wide_kernel" in page and "RUB-COREML-440" in page and "3 not" in page

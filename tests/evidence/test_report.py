@@ -56,12 +56,14 @@ def sample(name: str = "demo") -> Report:
         measured=(Measure(name, 1.5, name, name, 1.0, 2.0),),
         not_measured=(NotMeasured(name, name),),
         signal=SignalPicture(name, (0.1, -0.2, 0.4), ((0, name), (1, "C")), 4000, 10, name),
-        placement=Placement(
-            name,
-            name,
-            {"eligible": "good", name: "bad"},
-            ((name, name), ("eligible", "n2"), ("eligible", "n3")),
-            (Outside(name, 1, name, name, name, name, name),),
+        placements=(
+            Placement(
+                name,
+                name,
+                {"eligible": "good", name: "bad"},
+                ((name, name), ("eligible", "n2"), ("eligible", "n3")),
+                (Outside(name, 1, name, name, name, name, name),),
+            ),
         ),
         machine={name: name, "cores": 2},
     )
@@ -131,9 +133,10 @@ def test_squares_of_many_operations_show_the_worst_of_their_neighbours() -> None
 
 def test_a_broken_placement_is_refused(tmp_path: Path) -> None:
     data = sample().to_dict()
-    for broken in ({"ops": []}, {**data["placement"], "more": 1}, {**data["placement"], "ops": [1]}, "text"):
+    (good,) = data["placements"]
+    for broken in ({"ops": []}, {**good, "more": 1}, {**good, "ops": [1]}, "text"):
         with pytest.raises(ModelRefused) as err:
-            Report.from_dict(data | {"placement": broken})
+            Report.from_dict(data | {"placements": [broken]})
         assert err.value.code == "RUB-ART-013"
 
 

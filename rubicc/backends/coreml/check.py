@@ -52,12 +52,13 @@ def check_package(path: Path, target: Target, *, strict: bool = False, audit: Pa
 
     package = load(path)
     report = lint.lint(package)
-    details, told = lint.audit(package), lint.lines(report)
+    details, told, pictures = lint.audit(package), lint.lines(report), [lint.placement(report)]
     if audit is not None:
         details = lint.merge(details, lint.read_dump(audit))
         told += lint.compared(details)
+        pictures.append(lint.planned(details))
     findings = [*_too_new(package.specification, target), *lint.findings(report, strict=strict)]
-    return Checked(tuple(findings), (*told, *lint.memory_lines(details)), details)
+    return Checked(tuple(findings), (*told, *lint.memory_lines(details)), details, tuple(pictures))
 
 
 def _too_new(specification: int, target: Target) -> list[Finding]:

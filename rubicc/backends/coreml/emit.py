@@ -63,7 +63,13 @@ def emit(graph: Graph, plan: CoremlPlan, folder: Path) -> EmitResult:
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     sizes = {name: (folder / name).stat().st_size for name in names}
     stored = {name: weight.stored for name, weight in lowered.weights.items()}
-    evidence = {"bytes": sizes, "weights": stored, "totals": _totals(linted), "lint": lint.lines(linted)}
+    evidence = {
+        "bytes": sizes,
+        "weights": stored,
+        "totals": _totals(linted),
+        "lint": lint.lines(linted),
+        "placements": [lint.placement(linted)],
+    }
     return EmitResult(folder, tuple(names), evidence)
 
 
@@ -79,13 +85,16 @@ def write_model(graph: Graph, plan: CoremlPlan, folder: Path) -> tuple[Path, Low
     lowered = plan.lowered.take()
     if lowered is None:
         lowered = lower(graph, target=plan.opset, precision=plan.compute, shapes=plan.shapes)
-    written = describe(graph, plan, lowered.names)
+    written = describe(graph, plan, lowered)
     meta = graph.meta
     facts = Facts(
         summary=_summary(plan, meta),
         author=AUTHOR,
         licence=LICENCE,
-        inputs={lowered.names[item.name]: input_text(item, meta) for item in plan.shapes.inputs},
+        inputs={
+            lowered.names[item.name]: input_text(item, lowered.types[item.name], meta)
+            for item in plan.shapes.inputs
+        },
         outputs={lowered.names[spec.name]: output_text(spec, meta) for spec in written.outputs},
         user=metadata(graph, plan) | {KEY: written.to_json()},
     )

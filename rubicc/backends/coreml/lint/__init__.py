@@ -19,6 +19,7 @@ from rubicc.backends.coreml.lint.memory import ActivationMemory, memory, memory_
 from rubicc.backends.coreml.lint.observed import peak_bytes, shapes_at
 from rubicc.backends.coreml.lint.reality import SCRIPT, check_dump, merge, read_dump, write_audit_script
 from rubicc.backends.coreml.lint.reality import lines as compared
+from rubicc.backends.coreml.lint.reality import placement as planned
 from rubicc.backends.coreml.lint.report import LintReport, OpVerdict, findings, lint
 from rubicc.backends.coreml.lint.rules import RULES
 from rubicc.backends.coreml.lint.view import legend, lines, placement
@@ -42,6 +43,7 @@ __all__ = [
     "merge",
     "peak_bytes",
     "placement",
+    "planned",
     "read_dump",
     "shapes_at",
     "timeline",

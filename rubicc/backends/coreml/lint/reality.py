@@ -15,6 +15,12 @@ SCRIPT = "ane_audit.py"
 LARGEST_DUMP = 256 << 20
 _SHARED = 0.5  # of the operations must have the same name
 _TEXTS = ("path", "name", "type")
+ENGINE = "ANE"
+_SHOWN_AS = {"preferred": "good", "supported": "unsure", "elsewhere": "bad", "no data": "unsure"}
+_REMEDIES = {
+    "contradictions": "Believe the plan: the rule is wrong for this device and system.",
+    "not_preferred": "Nothing is wrong: the engine could, and another device was thought cheaper.",
+}
 PLACES = ("preferred", "supported", "elsewhere", "no data")
 
 
@@ -93,7 +99,8 @@ def merge(ane: Mapping[str, Any], dump: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         A copy of ``ane`` with ``audit``: units, system, ``agreement`` (status of the rules -> where Core ML
         places them -> count), ``contradictions``, ``not_preferred``, ``resolved`` (unknown ones),
-        ``unmatched``, and shares of the planned cost and of the operations on the engine.
+        ``unmatched``, ``places`` (name, operator, place and device of each operation in order), and shares
+        of the planned cost and of the operations on the engine.
 
     Raises:
         ModelRefused: ``RUB-COREML-402``, the dump describes another package.
@@ -113,10 +120,12 @@ def merge(ane: Mapping[str, Any], dump: Mapping[str, Any]) -> dict[str, Any]:
         )
     agreement = {status: dict.fromkeys(PLACES, 0) for status in ("eligible", "not", "unknown")}
     listed: dict[str, list[dict[str, Any]]] = {"contradictions": [], "not_preferred": [], "resolved": []}
+    places: list[list[str | None]] = []
     for op in ops:
         row = rows.get((op["path"], op["name"]))
         place = _place(row)
         agreement[op["status"]][place] += 1
+        places.append([op["name"], op["type"], place, row["preferred"] if row is not None else None])
         kind = _kind(op["status"], place)
         if kind is not None and row is not None:
             listed[kind].append(
@@ -132,13 +141,14 @@ def merge(ane: Mapping[str, Any], dump: Mapping[str, Any]) -> dict[str, Any]:
             )
     placed = [row for row in rows.values() if row["preferred"] is not None]
     cost = sum(row["cost"] or 0.0 for row in placed)
-    on_engine = [row for row in placed if row["preferred"] == "ANE"]
+    on_engine = [row for row in placed if row["preferred"] == ENGINE]
     audit = {
         "units": dump["units"],
         "system": dict(dump["system"]),
         "agreement": agreement,
         **listed,
         "unmatched": len(known) - len(shared),
+        "places": places,
         "engine_share_of_operations": round(len(on_engine) / len(placed), 6) if placed else None,
         "engine_share_of_cost": round(sum(r["cost"] or 0.0 for r in on_engine) / cost, 6) if cost else None,
     }
@@ -165,6 +175,35 @@ def lines(merged: Mapping[str, Any]) -> list[str]:
     return told
 
 
+def placement(merged: Mapping[str, Any]) -> dict[str, Any]:
+    """Where Core ML has placed the operations, as values of :class:`rubicc.evidence.report.Placement`."""
+    audit = merged["audit"]
+    system = ", ".join(f"{key} {value}" for key, value in sorted(audit["system"].items()))
+    return {
+        "title": "Where Core ML has placed it",
+        "caption": f"Its compute plan for units {audit['units']} ({system}); {_shares(audit)}.",
+        "statuses": _SHOWN_AS,
+        "ops": [
+            [place, f"{name} ({kind})" + (f" on {device}" if device else "")]
+            for name, kind, place, device in audit["places"]
+        ],
+        "outside": [_against(op, remedy) for key, remedy in _REMEDIES.items() for op in audit[key]],
+    }
+
+
+def _against(op: Mapping[str, Any], remedy: str) -> dict[str, Any]:
+    """Row of an operation that Core ML has placed elsewhere than the rules say."""
+    return {
+        "status": _place(op),
+        "count": 1,
+        "op": op["type"],
+        "code": op["rule"],
+        "reason": f"{op['name']} is {op['rules']} by the rules; Core ML prefers {op['preferred']}",
+        "remedy": remedy,
+        "source": "",
+    }
+
+
 def _shares(audit: Mapping[str, Any]) -> str:
     """How much of the plan is on the engine, and how many operations it does not name."""
     unnamed = f"{audit['unmatched']} operation(s) of the package are not in the plan"
@@ -181,9 +220,9 @@ _WORDS = {"contradictions": "contradiction", "not_preferred": "not preferred", "
 def _place(row: Mapping[str, Any] | None) -> str:
     if row is None or row["preferred"] is None:
         return "no data"
-    if row["preferred"] == "ANE":
+    if row["preferred"] == ENGINE:
         return "preferred"
-    return "supported" if "ANE" in row["supported"] else "elsewhere"
+    return "supported" if ENGINE in row["supported"] else "elsewhere"
 
 
 def _kind(status: str, place: str) -> str | None:
