@@ -11,6 +11,7 @@ from rubicc.backends.coreml.swift import vectors as recorded
 from rubicc.backends.coreml.swift.design import MASKED, TOKENIZER, Design, Reads, Tensor, design
 from rubicc.backends.coreml.swift.names import comment, literal, number
 from rubicc.backends.coreml.swift.vectors import Vectors
+from rubicc.backends.coreml.swift.verification import verify
 from rubicc.evidence.decision import Decision
 from rubicc.spec import ModelMeta, TensorSpec
 
@@ -68,6 +69,7 @@ def write(
 
     Raises:
         Unsupported: ``RUB-COREML-505``.
+        VerificationFailed: ``RUB-COREML-506``: read back from disk, the vectors are not what was written.
     """
     made = design(name, meta, inputs, outputs, assets, features)
     content = _content(made, vectors, target)
@@ -75,6 +77,7 @@ def write(
         place = folder / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(body)
+    verify(folder, name=name, meta=meta, inputs=inputs, outputs=outputs)
     return tuple(sorted(content))
 
 
