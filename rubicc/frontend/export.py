@@ -96,7 +96,8 @@ def trace(
             else:
                 buffer = io.BytesIO()
                 options["export_params"] = False
-                torch.onnx.export(module, args, cast(Any, buffer), **options)  # the tracer takes a stream
+                with _weights_not_copied():
+                    torch.onnx.export(module, args, cast(Any, buffer), **options)  # the tracer takes a stream
                 proto = onnx.load_from_string(buffer.getvalue())
         except Exception as err:
             raise _export_error(module, err) from err
@@ -110,6 +111,23 @@ def trace(
             hint="replace layers the exporter does not know (quantised recurrent layers are one such kind)",
         )
     return proto
+
+
+@contextlib.contextmanager
+def _weights_not_copied() -> Iterator[None]:
+    """The tracer's shape inference without the weights' values, which it writes into a message of its own.
+
+    It needs none of them: shapes are those of its tensors, and rubicc infers its own afterwards.
+    """
+    import torch
+
+    name = "_jit_pass_onnx_graph_shape_type_inference"
+    infer = getattr(torch._C, name)
+    setattr(torch._C, name, lambda graph, weights, opset: infer(graph, {}, opset))
+    try:
+        yield
+    finally:
+        setattr(torch._C, name, infer)
 
 
 def export_program(

@@ -42,13 +42,16 @@ def infer_shapes(graph: Graph, bind: Mapping[str, int] | None = None) -> Graph:
     clone = graph.clone()
     bind = dict(bind or {})
     known: dict[str, np.ndarray] = {}
+    for value in _all_values(clone.ir):
+        _bind(value, bind)
+    proto = _proto(clone)
     for propagate in (False, True):
         if propagate and not _worth_propagating(clone):
             break
         for _ in range(_MAX_ROUNDS):
+            _infer_once(clone, proto, bind, known, propagate)
             for value in _all_values(clone.ir):
                 _bind(value, bind)
-            _infer_once(clone, bind, known, propagate)
             if not _evaluate(clone, known):
                 break
     for value in _all_values(clone.ir):
@@ -101,17 +104,21 @@ def _worth_propagating(clone: Graph) -> bool:
 
 
 def _infer_once(
-    clone: Graph, bind: Mapping[str, int], known: Mapping[str, np.ndarray], propagate: bool
+    clone: Graph,
+    proto: onnx.ModelProto,
+    bind: Mapping[str, int],
+    known: Mapping[str, np.ndarray],
+    propagate: bool,
 ) -> None:
-    proto = _proto(clone, known)
     try:
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=propagate)
+        inferred = onnx.shape_inference.infer_shapes(_with_known(proto, known), data_prop=propagate)
     except (onnx.shape_inference.InferenceError, RuntimeError) as err:
         raise VerificationFailed("RUB-IR-004", f"shape inference: {first_line(err, 300)}") from err
     _copy_back(clone.ir, inferred.graph, bind)
 
 
-def _proto(clone: Graph, known: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+def _proto(clone: Graph) -> onnx.ModelProto:
+    """The graph as onnx's inference gets it, large weights as inputs."""
     proto, weights = skeleton(clone)
     graph = proto.graph
     graph.ClearField("value_info")
@@ -125,18 +132,25 @@ def _proto(clone: Graph, known: Mapping[str, np.ndarray]) -> onnx.ModelProto:
         else:
             dims = tensor.shape.numpy()
             graph.input.append(onnx.helper.make_tensor_value_info(name, int(tensor.dtype), dims))
-    kept = [node for node in graph.node if not any(name in known for name in node.output)]
-    if len(kept) != len(graph.node):
-        made = {name for node in graph.node for name in node.output}
-        nodes = [
-            onnx.helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(array, name))
-            for name, array in known.items()
-            if name in made
-        ]
-        nodes += [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
-        del graph.node[:]
-        graph.node.extend(nodes)
     return proto
+
+
+def _with_known(proto: onnx.ModelProto, known: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """``proto``, or a copy of it with constants in place of the nodes whose results are known."""
+    kept = [node for node in proto.graph.node if not any(name in known for name in node.output)]
+    if len(kept) == len(proto.graph.node):
+        return proto
+    made = {name for node in proto.graph.node for name in node.output}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    del copy.graph.node[:]
+    copy.graph.node.extend(
+        onnx.helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(array, name))
+        for name, array in known.items()
+        if name in made
+    )
+    copy.graph.node.extend(kept)
+    return copy
 
 
 def _plain_ops(graph: onnx.GraphProto) -> None:

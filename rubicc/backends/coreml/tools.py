@@ -15,6 +15,8 @@ from typing import Any
 from rubicc.errors import ToolMissing
 
 DEFAULT_OPSET = "iOS17"
+# coremltools imports these for converters that are not used here, if they are installed: 140 MiB, half the time.
+_UNUSED = ("sklearn", "transformers")
 _LOCK = threading.Lock()
 
 
@@ -69,6 +71,7 @@ def coremltools() -> Any:
 
     Its import logs seven warnings about macOS libraries and one for every other framework whose version it
     was not tested with; they are held back during the import, and its loggers are as before afterwards.
+    In a process where rubicc imports it first, its converters for scikit-learn are switched off.
 
     Raises:
         ToolMissing: ``RUB-COREML-001``.
@@ -77,7 +80,7 @@ def coremltools() -> Any:
         if "coremltools" in sys.modules:
             return sys.modules["coremltools"]
         try:
-            with quiet():
+            with quiet(), _hidden(_UNUSED):
                 return importlib.import_module("coremltools")
         except ImportError as err:
             raise ToolMissing(
@@ -85,6 +88,19 @@ def coremltools() -> Any:
                 f"coremltools cannot be imported: {err}",
                 hint="pip install 'coremltools>=9.0,<10'",
             ) from err
+
+
+@contextmanager
+def _hidden(names: tuple[str, ...]) -> Iterator[None]:
+    """Packages that are not loaded yet cannot be imported inside."""
+    absent: Any = None  # what the import system takes for "there is no such package"
+    added = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(added, absent))
+    try:
+        yield
+    finally:
+        for name in added:
+            sys.modules.pop(name, None)
 
 
 @contextmanager
