@@ -134,7 +134,8 @@ def test_squares_of_many_operations_show_the_worst_of_their_neighbours() -> None
 def test_a_broken_placement_is_refused(tmp_path: Path) -> None:
     data = sample().to_dict()
     (good,) = data["placements"]
-    for broken in ({"ops": []}, {**good, "more": 1}, {**good, "ops": [1]}, "text"):
+    wrong: list[object] = [{"ops": []}, {**good, "more": 1}, {**good, "ops": [1]}, "text"]
+    for broken in wrong:
         with pytest.raises(ModelRefused) as err:
             Report.from_dict(data | {"placements": [broken]})
         assert err.value.code == "RUB-ART-013"
