@@ -65,11 +65,11 @@ def set_value(message: Any, value: Any) -> None:
 
 
 def add(block: Any, kind: str, results: Sequence[Result], /, **given: Any) -> Any:
-    """Append an operation; texts beginning with % are names, lists of them several, all else is a value."""
+    """Append an operation; texts beginning with % are names, lists of these or of arrays are several."""
     made = block.operations.add(type=kind)
     for name, value in given.items():
         argument = made.inputs[name]
-        several = value if isinstance(value, list) and value and str(value[0]).startswith("%") else [value]
+        several = value if isinstance(value, list) and isinstance(value[0], str | np.ndarray) else [value]
         for item in several:
             binding = argument.arguments.add()
             if isinstance(item, str) and item.startswith("%"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,12 @@ ROWS: list[Row] = [
     ),
     *(("gelu", {"x": X, "mode": mode}) for mode in ("EXACT", "TANH_APPROXIMATION", "SIGMOID_APPROXIMATION")),
     ("softmax", {"x": X, "axis": 1}),
-    ("cumsum", {"x": X, "axis": 1, "exclusive": True, "reverse": True}),
+    ("cumsum", {"x": X, "axis": 1, "reverse": True}),
     ("cumsum", {"x": X, "axis": -1}),
     ("band_part", {"x": X, "lower": 1, "upper": 0}),
     ("fill", {"shape": np.array([2, 3], np.int32), "value": np.float32(1.5)}),
     ("non_zero", {"x": np.array([[0, 1], [2, 0]], np.int32)}),
-    ("one_hot", {"indices": np.array([1, 0, 3], np.int32), "one_hot_vector_size": 4, "on_value": 2.0}),
+    ("one_hot", {"indices": np.array([1, 0, 3], np.int32), "one_hot_vector_size": 4}),
     ("range_1d", {"start": 2, "end": 11, "step": 3}),
     ("range_1d", {"start": 0.0, "end": 1.0, "step": 0.25}),
     ("tile", {"x": X, "reps": [1, 2, 3]}),
@@ -165,14 +166,15 @@ def evaluated(folder: Path, target: str) -> dict[str, tuple[np.ndarray, np.ndarr
     @mb.program(input_specs=[mb.TensorSpec((2,))], opset_version=getattr(ct.target, target))
     def program(x: Any) -> Any:
         for place, (kind, given) in enumerate(ROWS):
-            made = getattr(mb, kind)(**given, name=f"{kind}_{place}")
+            # Copies: band_part's value inference changes its argument.
+            made = getattr(mb, kind)(**copy.deepcopy(given), name=f"{kind}_{place}")
             for item in made if isinstance(made, tuple | list) else (made,):
                 if item.val is not None:
                     want[item.name] = np.asarray(item.val)
         return mb.identity(x=x, name="done")
 
     package = load(built(folder, program, target))
-    made = package.run({"x": np.zeros(2, np.float32)}, semantics="fp32", keep=list(want))
+    made = package.run({"x": np.zeros(2, np.float32)}, semantics="fp16", keep=list(want))
     return {name: (value, made[name]) for name, value in want.items()}
 
 

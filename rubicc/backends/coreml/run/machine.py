@@ -148,14 +148,17 @@ class _Run:
     def value(self, source: Source) -> Any:
         return source.tensor() if isinstance(source, Known) else self.frame[source]
 
+    def number(self, source: Source) -> Any:
+        """A value as Python numbers, or a text."""
+        return source.host() if isinstance(source, Known) else _host(self.frame[source])
+
     def enter(self, slot: int, value: Any, type_: ValueType, name: str) -> None:
         """Store what comes into a block; a loop may not change the shape that its block declares.
 
         Raises:
             ModelRefused: ``RUB-COREML-241``.
         """
-        fixed = isinstance(value, torch.Tensor) and isinstance(type_, TensorType) and not type_.variadic
-        if fixed and not _same_shape(value.shape, type_.shape):
+        if isinstance(value, torch.Tensor) and isinstance(type_, TensorType) and not _fits(value, type_):
             where = self.context.operation.where if self.context.operation else ""
             what = f"{name!r} is {tuple(value.shape)}, declared {type_}"
             raise ModelRefused("RUB-COREML-241", what, where=where)
@@ -204,8 +207,8 @@ class _Run:
             for name, slot in step.given.items():
                 given[name] = _host(self.frame[slot]) if name in host else self.frame[slot]
             for name, sources in step.several.items():
-                values = [self.value(source) for source in sources]
-                given[name] = [_host(value) for value in values] if name in host else values
+                wanted = self.number if name in host else self.value
+                given[name] = [wanted(source) for source in sources]
             made = step.kernel.run(self.context, **given)
         except RubiccError:
             raise
@@ -235,7 +238,7 @@ class _Run:
             if not whole or wanted == torch.bool or wanted.is_floating_point:
                 raise _differs(step, str(value.dtype), declared)
             value = value.to(wanted)
-        if not declared.variadic and not _same_shape(value.shape, declared.shape):
+        if not _fits(value, declared):
             raise _differs(step, str(tuple(value.shape)), declared)
         if step.kernel is not None and not step.kernel.moves and declared.dtype in FLOATS:
             return self.context.stored(value, declared.dtype)
@@ -279,10 +282,13 @@ def _host(value: Any) -> Any:
     return value.tolist() if isinstance(value, torch.Tensor) else value
 
 
-def _same_shape(shape: torch.Size, declared: tuple[int | None, ...]) -> bool:
-    if len(shape) != len(declared):
-        return False
-    return all(size is None or size == made for made, size in zip(shape, declared, strict=True))
+def _fits(value: torch.Tensor, declared: TensorType) -> bool:
+    """Whether the shape is one that the declared type allows."""
+    if declared.variadic:
+        return True
+    return len(value.shape) == len(declared.shape) and all(
+        size is None or size == made for made, size in zip(value.shape, declared.shape, strict=True)
+    )
 
 
 def _differs(step: Step, found: str, declared: ValueType) -> ModelRefused:
@@ -296,10 +302,14 @@ def _first_line(err: Exception) -> str:
 
 def _described(given: Mapping[str, Any]) -> str:
     """Shapes of tensors and values of numbers that an operation got."""
-    parts = []
-    for name, value in given.items():
-        if isinstance(value, torch.Tensor):
-            parts.append(f"{name} {'x'.join(map(str, value.shape)) or 'scalar'}")
-        elif not isinstance(value, list) or len(value) <= 8:
-            parts.append(f"{name}={value!r}"[:120])
-    return ", ".join(parts)
+    return ", ".join(f"{name} {_short(value)}" for name, value in given.items())[:300]
+
+
+def _short(value: Any) -> str:
+    """Shape of a tensor, beginning of a list, anything else as it is."""
+    if isinstance(value, torch.Tensor):
+        return "x".join(map(str, value.shape)) or "scalar"
+    if isinstance(value, list):
+        more = ", ..." if len(value) > 6 else ""
+        return f"[{', '.join(map(_short, value[:6]))}{more}]"
+    return repr(value)[:60]

@@ -124,6 +124,7 @@ class Resolver:
         """A block whose inputs stand in the innermost scope already."""
         steps = [step for operation in block.operations if (step := self._step(operation)) is not None]
         outputs = tuple(self._find(name, where) for name in block.outputs)
+        _decode(outputs, False)
         body = Body(inputs, types, steps, outputs)
         body.own = tuple(source for source in self.scopes[-1].values() if isinstance(source, int))
         _free_early(body)
@@ -203,6 +204,7 @@ class Resolver:
             many = name == "loop_vars" if kernel is None else name in kernel.many
             if many:
                 step.several[name] = sources
+                _decode(sources, kernel is not None and name in kernel.host)
                 continue
             if len(sources) != 1:
                 raise ModelRefused("RUB-COREML-233", f"{name} has {len(sources)} values", where=where)
@@ -232,6 +234,13 @@ WANTED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "while_loop": (frozenset({"loop_vars"}), frozenset({"loop_vars"})),
     "cond": (frozenset({"pred"}), frozenset({"pred"})),
 }
+
+
+def _decode(sources: tuple[Source, ...], host: bool) -> None:
+    """Make constants ready, so that what is wrong with them is known before anything runs."""
+    for source in sources:
+        if isinstance(source, Known):
+            _ = source.host() if host else source.tensor()
 
 
 def _signature(kernel: Kernel | None) -> tuple[frozenset[str], frozenset[str]]:
