@@ -1,7 +1,7 @@
 """Finds attentions: two matrix products of computed values with a softmax, scales and masks in between.
 
-The softmax may be guarded, as torch writes ``scaled_dot_product_attention``: a row of -inf only, whose softmax
-is no number, becomes a row of zeros by ``Where(IsNaN(p), 0, p)``.
+The softmax may be guarded, as torch writes ``scaled_dot_product_attention``: a row of -inf only, whose
+softmax is no number, becomes a row of zeros by ``Where(IsNaN(p), 0, p)``.
 """
 
 from __future__ import annotations

@@ -10,11 +10,12 @@ import numpy as np
 import onnx_ir as ir
 
 from rubicc.ir.graph import Graph, source_of
-from rubicc.passes.ane.linear_to_conv import form_of
 from rubicc.passes.ane.matching import (
-    FORMS,
+    BSC,
     MIN_OPSET,
+    SBC,
     Channels,
+    Form,
     axes_of,
     data_inputs,
     data_uses,
@@ -78,15 +79,15 @@ class LayerNorm(Pass):
             norm = None if node.graph is None else layer_norm(node)
             if norm is None:
                 continue
-            if not _touches_channels(norm):
+            form = _touches_channels(norm)
+            if form is None:
                 self.note(source_of(node), "normalisation stays: nothing around it is channels first")
                 continue
-            self._replace(edit, channels, norm)
+            self._replace(edit, channels, norm, form)
             changed = True
         return changed
 
-    def _replace(self, edit: Editor, channels: Channels, norm: Norm) -> None:
-        form = form_of(norm.x)
+    def _replace(self, edit: Editor, channels: Channels, norm: Norm, form: Form) -> None:
         write = Arithmetic(edit, norm, channels.enter(norm.x, form, norm.last))
         channels.leave(write.result(), norm.out, form, norm.last)
         drop_unused(edit, norm.out)
@@ -213,14 +214,15 @@ def _parameter(
     return other, node.outputs[0]
 
 
-def _touches_channels(norm: Norm) -> bool:
-    """Whether, through elementwise operators and other normalisations, a view of channels is reached."""
+def _touches_channels(norm: Norm) -> Form | None:
+    """Form of the nearest view of channels, through elementwise operators and other normalisations."""
     seen: set[ir.Node] = set(norm.nodes)
     queue: list[ir.Value] = [norm.x, norm.out]
     while queue and len(seen) < _FAR:
         value = queue.pop(0)
-        if _is_view(value):
-            return True
+        form = _form(value)
+        if form is not None:
+            return form
         maker = value.producer()
         for node in [*([maker] if maker is not None else []), *(node for node, _ in data_uses(value))]:
             if node in seen:
@@ -228,8 +230,9 @@ def _touches_channels(norm: Norm) -> bool:
             seen.add(node)
             if is_elementwise(node) or is_standard(node, "LayerNormalization", "ReduceMean"):
                 queue += [*node.outputs[:1], *data_inputs(node)]
-    return False
+    return None
 
 
-def _is_view(value: ir.Value) -> bool:
-    return rank(value) == 3 and any(entered(value, form) is not None for form in FORMS)
+def _form(value: ir.Value) -> Form | None:
+    """The form with features last in which ``value`` is a view of channels."""
+    return next((form for form in (BSC, SBC) if rank(value) == 3 and entered(value, form) is not None), None)

@@ -8,10 +8,9 @@ from typing import Literal
 import onnx_ir as ir
 
 from rubicc.ir.graph import Graph, source_of
+from rubicc.passes.ane.forms import SequenceForms
 from rubicc.passes.ane.matching import (
-    BSC,
     MIN_OPSET,
-    SBC,
     Channels,
     Form,
     data_uses,
@@ -19,7 +18,6 @@ from rubicc.passes.ane.matching import (
     is_elementwise,
 )
 from rubicc.passes.ane.weights import ConvWeights, is_stored, root
-from rubicc.passes.cleanup.merge_transposes import permutation
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor, constant, is_standard, only_use, rank
 
@@ -87,12 +85,15 @@ class LinearToConv(Pass):
             )
             return False
         edit = Editor(graph, self.id)
-        channels, weights = Channels(edit), ConvWeights(edit)
+        suited = [one for node in graph.nodes if (one := linear(node)) is not None and self._suits(one)]
+        if not suited:
+            return False
+        channels, weights, forms = Channels(edit), ConvWeights(edit), SequenceForms(graph)
         changed = False
-        for node in graph.nodes:
-            found = linear(node)
-            if found is not None and self._suits(found):
-                changed |= self._replace(edit, channels, weights, found)
+        for node, form in [(one.node, forms.of(one.x)) for one in suited]:
+            found = linear(node)  # again: what it reads may be a view by now
+            assert found is not None
+            changed |= self._replace(edit, channels, weights, found, form)
         return changed
 
     def _suits(self, found: Linear) -> bool:
@@ -105,12 +106,13 @@ class LinearToConv(Pass):
             return False
         return True
 
-    def _replace(self, edit: Editor, channels: Channels, weights: ConvWeights, found: Linear) -> bool:
+    def _replace(
+        self, edit: Editor, channels: Channels, weights: ConvWeights, found: Linear, form: Form
+    ) -> bool:
         weight = weights.make(found.weight, False, found.node)
         if weight is None:
             self.note(source_of(found.node), "linear layer stays: its weight is computed in a form not known")
             return False
-        form = form_of(found.x)
         inputs: list[ir.Value | None] = [channels.enter(found.x, form, found.node), weight]
         bias = constant(found.bias)
         if bias is not None and found.bias is not None:
@@ -185,13 +187,3 @@ def comes_from(value: ir.Value, op_types: tuple[str, ...]) -> ir.Node | None:
             return None
         value = data[0]
     return None
-
-
-def form_of(value: ir.Value) -> Form:
-    """Which of the first two axes of (?, ?, C) is the sequence.
-
-    Time first only where a Transpose has brought it there from channels first; batch first otherwise.
-    """
-    turned = comes_from(value, ("Transpose",))
-    perm = permutation(turned) if turned is not None else None
-    return SBC if perm is not None and tuple(perm) == SBC.outward else BSC

@@ -100,6 +100,7 @@ class Channels:
         there = entered(value, form)
         if there is not None:
             return there
+        value, form = unturned(value, form)
         dims: list[Any] = list(value.shape) if value.shape is not None else [None] * 3
         dims = [dims[axis] for axis in form.inward]
         moved = value
@@ -212,12 +213,25 @@ def entered(value: ir.Value, form: Form) -> ir.Value | None:
     behind = inside(value, form)
     if behind is not None or rank(value) != 3:
         return behind
+    value, form = unturned(value, form)
     moved = [value]
     if form.inward != (0, 1, 2):
         turned = _made_from(value, "Transpose")
         moved = [node.outputs[0] for node in turned if permutation(node) == list(form.inward)]
     made = [node for one in moved for node in _made_from(one, "Unsqueeze") if _axes(node) == [SINGLE]]
     return made[0].outputs[0] if made else None
+
+
+def unturned(value: ir.Value, form: Form) -> tuple[ir.Value, Form]:
+    """What ``value`` is a Transpose of, and ``form`` as seen there: all ways in start at the same place."""
+    node = value.producer()
+    while node is not None and is_standard(node, "Transpose") and node.inputs[0] is not None:
+        step = permutation(node)
+        if step is None or len(step) != 3 or is_constant(node.inputs[0]):
+            break
+        value, form = node.inputs[0], Form(step[form.batch], step[form.channel], step[form.sequence])
+        node = value.producer()
+    return value, form
 
 
 def _made_from(value: ir.Value, op: str) -> list[ir.Node]:

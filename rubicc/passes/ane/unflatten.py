@@ -29,10 +29,11 @@ class Unflatten(Pass):
         becomes
         x (B,S,C) -> MatMul(W) -> Add(b) -> y (B,S,O)
 
-    Some networks flatten a sequence to rows before a linear layer (GPT-2's Conv1D, torch's MultiheadAttention,
-    OPT's feed-forward), which hides it from `ane.linear-to-conv`. Carried are linear layers, element-by-element
-    operators, normalisation and softmax over the features, and sums of two such values. That both ends mean the
-    same batch and sequence is checked on the shapes at two sizes. Exact: a row is computed as before.
+    Some networks flatten a sequence to rows before a linear layer (GPT-2's Conv1D, torch's
+    MultiheadAttention, OPT's feed-forward), which hides it from `ane.linear-to-conv`. Carried are linear
+    layers, element-by-element operators, normalisation and softmax over the features, and sums of two such
+    values. That both ends mean the same batch and sequence is checked on the shapes at two sizes. Exact: a
+    row is computed as before.
     """
 
     id = "ane.unflatten"
