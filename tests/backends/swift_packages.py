@@ -118,6 +118,13 @@ def language_model(tokens: int | str = 32) -> Made:
     return Made(meta, inputs, (TensorSpec("logits", (1, tokens, 500)),), "DnaBert", assets)
 
 
+def float_mask() -> Made:
+    """The language model as the lowering declares it where its mask is only read as numbers."""
+    made = language_model()
+    ids, mask = made.inputs
+    return replace(made, inputs=(ids, replace(mask, dtype="float32")))
+
+
 def classifier() -> Made:
     """A classifier over whole sequences, whose mask is additive and whose types are asked for."""
     made = language_model()
@@ -138,6 +145,7 @@ KINDS: dict[str, Any] = {
     "crf": lambda: basecaller("bonito-crf", 256, 4000, decoder=CRF3),
     "language model": language_model,
     "classifier": classifier,
+    "float mask": float_mask,
     "free lengths": lambda: language_model("T"),
     "no metadata": lambda: Made(
         None,

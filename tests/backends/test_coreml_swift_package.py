@@ -91,11 +91,11 @@ def test_package_names_what_exists(kind: str, written: Callable[[str], dict[str,
 def test_readme_is_ten_lines_and_honest(kind: str, written: Callable[[str], dict[str, bytes]]) -> None:
     text = written(kind)["Swift/README.md"].decode()
     lines = text.rstrip("\n").splitlines()
-    assert len(lines) <= 11, text
-    assert "No Swift compiler ran when this package was written." in text
+    assert len(lines) <= 10, text
+    assert "No Swift compiler ran when this package was written" in text and "`swift test`" in text
     assert "mlpackage" in text and "Add Local" in text and "await" in text
-    if kind == "ctc":
-        assert "decodes CTC greedily" in text
+    assert ("decodes CTC greedily" in text) == (kind == "ctc")
+    assert ("Float16 inputs need Apple silicon" in text) == (kind == "no metadata")
 
 
 @pytest.mark.parametrize("kind", ["flip-flop", "language model", "no metadata"])
@@ -269,6 +269,37 @@ def test_metadata_nobody_checked_cost_the_basecaller_only(case: str, tmp_path: P
     assert not any("Basecaller" in path for path in files)
     assert "Swift/Sources/CallerPackage/CallerNetwork.swift" in files
     assert "no basecaller" in (tmp_path / "Swift/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines"),
+    [
+        (
+            "language model",
+            (
+                "inputIds: MLShapedArray<Int32>(scalars: window.ids, shape: [1, 32])",
+                "attentionMask: MLShapedArray<Int32>(scalars: window.mask.map { Int32($0) }, shape: [1, 32])",
+            ),
+        ),
+        (
+            "float mask",
+            ("attentionMask: MLShapedArray<Float>(scalars: window.mask.map { Float($0) }, shape: [1, 32])",),
+        ),
+        (
+            "classifier",
+            (
+                "tokenTypeIds: MLShapedArray<Int32>(scalars: window.ids.map { _ in Int32(0) }, ",
+                "(scalars: window.mask.map { (Float($0) - 1) * 10000.0 }, shape: [1, 1, 1, 32])",
+            ),
+        ),
+    ],
+)
+def test_windows_become_the_inputs_that_the_model_has(
+    kind: str, lines: tuple[str, ...], written: Callable[[str], dict[str, bytes]]
+) -> None:
+    (text,) = (data for path, data in written(kind).items() if path.endswith("/Sequences.swift"))
+    for line in lines:
+        assert line in text.decode()
 
 
 def without(**changes: Any) -> Made:

@@ -308,6 +308,8 @@ def _use(made: Design) -> str:
 def _note(made: Design) -> str:
     """What the package does otherwise, from its decisions; nothing to say is a plain line about safety."""
     said = [f"{decision.what}: {decision.reason}." for decision in made.decisions]
+    if any(tensor.scalar == "Float16" for tensor in made.inputs):
+        said.append("Float16 inputs need Apple silicon.")
     return (
         "Note: " + " ".join(comment(text) for text in said)
         if said
