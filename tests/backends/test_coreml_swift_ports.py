@@ -116,6 +116,22 @@ def test_cuts_are_the_engine_windows(stride: int, steps: int, shared: int, sampl
     assert joined[::2].tolist() == list(range(-(-samples // stride)))
 
 
+@pytest.mark.parametrize("name", [name for name in registry.names() if registry.get(name).meta().decoder])
+@pytest.mark.parametrize("changes", [{}, {"chunk": None}, {"overlap": None}, {"chunk": 3007, "overlap": 17}])
+def test_plans_are_those_of_the_engine(name: str, changes: dict[str, Any]) -> None:
+    meta = replace(registry.get(name).meta(), **changes)
+    columns = {"ctc": 5, "flipflop": 40, "crf": 1280}[meta.decoder.kind]  # type: ignore[union-attr]
+    inputs, outputs = [TensorSpec("x", ("N", 1, "T"))], [TensorSpec("y", ("T_out", "N", columns))]
+    made = design("m", meta, inputs, outputs, {})
+    try:
+        theirs = engine_chunks.plan_for(meta)
+    except RubiccError:
+        assert made.reads is None and made.decisions[0].code == "RUB-COREML-D51"
+        return
+    assert made.reads is not None, made.decisions
+    assert made.reads.plan == chunks.Plan(theirs.length, theirs.overlap, theirs.stride, False)
+
+
 def test_short_reads_fill_a_fixed_window() -> None:
     (cut,) = chunks.cuts(50, chunks.Plan(100, 20, 5, True))
     assert cut == chunks.Cut(0, 100, 0, 10)
