@@ -259,6 +259,21 @@ def test_reverse_complement() -> None:
 
 
 @pytest.mark.real_data
+def test_real_reads_are_normalised_alike(shared_data: Path) -> None:
+    paths = sorted((shared_data / "mapped").glob("*.npz"))
+    assert len(paths) > 3
+    for path in paths:
+        with np.load(path) as file:
+            dac, offset, rate = file["dac"], float(file["offset"]), float(file["sampling_rate"])
+            scale = float(file["range"] / file["digitisation"])
+        for spec in SPECS:
+            read = signal.RawRead(dac.tolist(), offset, scale, rate)
+            ours = signal.normalise(read, signal.of_spec(spec.normalisation, spec.params), rate)
+            theirs = engine_normalise.normalise(raw(dac, offset, scale, rate), spec)
+            assert np.array_equal(np.array(ours, np.float32), theirs), (path.stem, spec)
+
+
+@pytest.mark.real_data
 def test_a_real_read_is_called_as_the_engine_calls_it(shared_data: Path) -> None:
     """Normalised, cut, run through the real R9 network, joined and decoded by the ports alone."""
     import torch

@@ -15,6 +15,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rubicc.backends.coreml.swift.ports.dna import reverse_complement
 from rubicc.backends.coreml.swift.ports.heap import Heap
 from rubicc.backends.coreml.swift.ports.tokenizer import Tokenizer
 from rubicc.errors import ModelRefused, Unsupported, UsageError
@@ -118,6 +119,26 @@ def test_merging_is_not_quadratic(monkeypatch: pytest.MonkeyPatch) -> None:
         merges = length - len(ours.tokens(text[:length]).ids)
         assert merges > length / 2
         assert merges < pushed[0] <= length - 1 + 2 * merges
+
+
+@pytest.mark.real_data
+def test_real_sequence_of_both_strands(shared_data: Path) -> None:
+    """A tokenizer trained on real references reads held-out ones as the library does."""
+    home = shared_data / "mapped"
+    reference = made.train("".join(fasta(home / "references_train.fasta")), 4000)
+    ours = Tokenizer(reference.to_str().encode())
+    read = fasta(home / "references_valid.fasta")
+    assert len(read) > 0 and min(map(len, read)) > 500
+    for sequence in read:
+        for strand in (sequence, reverse_complement(sequence), sequence.lower()):
+            assert ours.encode(strand).ids == reference.encode(strand).ids
+    assert len(ours.encode(read[0]).ids) < len(read[0]) / 3
+
+
+def fasta(path: Path) -> list[str]:
+    """Sequences of a FASTA file."""
+    records = path.read_text().split(">")[1:]
+    return ["".join(record.splitlines()[1:]).strip() for record in records]
 
 
 def test_heap_gives_the_smallest_first() -> None:
