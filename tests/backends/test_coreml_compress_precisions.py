@@ -1,4 +1,4 @@
-"""Precisions by name: what each stands for on a target, on a network from the passes to the package on disk."""
+"""Precisions by name: what each stands for on a target, from the passes to the package on disk."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 from coreml_weights import node, read, write
 from onnx import TensorProto, helper, numpy_helper
 
+from rubicc.backends.base import Target
 from rubicc.backends.coreml.backend import CoremlBackend
 from rubicc.backends.coreml.compress import precisions
+from rubicc.backends.coreml.prepare import prepare
 from rubicc.backends.coreml.run.load import load
 from rubicc.errors import UsageError
 from rubicc.ir.executor import execute
@@ -103,11 +105,9 @@ def test_a_network_of_all_weights(
     everything: Graph, tokens: np.ndarray, tmp_path: Path,
 ) -> None:  # fmt: skip
     """The package computes what the compressed graph does, and that is near the float one."""
-    before = {v.name: np.array(v.const_value.numpy()) for v in everything.ir.initializers.values()}  # type: ignore[union-attr]
+    before = everything.to_proto().SerializeToString(deterministic=True)
     made, _ = precisions.compressed(everything, precision, target)
-    assert all(
-        np.array_equal(v.const_value.numpy(), before[v.name]) for v in everything.ir.initializers.values()
-    )  # type: ignore[union-attr]
+    assert everything.to_proto().SerializeToString(deterministic=True) == before  # a copy
     assert snr(output(everything, tokens), output(made, tokens)) > least
     lowered = write(made, tmp_path, target, "fp32")
     found = read(tmp_path / "Net.mlpackage", lowered, "fp32")
@@ -128,16 +128,9 @@ def test_every_weight_on_disk_is_the_graphs(everything: Graph, tmp_path: Path) -
         home = tmp_path / precision
         lowered = write(made, home, target)
         found = read(home / "Net.mlpackage", lowered, "fp16")
-        names = [
-            n.outputs[0] for n in made.nodes if n.op_type in ("Quant", "Gather") and n.inputs[0] is not None
-        ]
-        kept = execute(made, {"i": np.zeros((BATCH, TIME), np.int64)}, keep=[v.name or "" for v in names])
-        known = {
-            values_of(half)
-            for v in names
-            for whole in [np.asarray(kept[v.name or ""])]
-            for half in _parts(whole)
-        }
+        names = [n.outputs[0].name or "" for n in made.nodes if n.op_type in ("Quant", "Gather")]
+        kept = execute(made, {"i": np.zeros((BATCH, TIME), np.int64)}, keep=names)
+        known = {values_of(part) for name in names for part in _parts(np.asarray(kept[name]))}
         for record, value in zip(found.records, found.values, strict=True):
             assert values_of(value) in known, record
 
@@ -239,3 +232,41 @@ def test_equal_graphs_give_equal_packages(everything: Graph, tmp_path: Path) -> 
 
 def test_the_network_is_legal(everything: Graph) -> None:
     onnx.checker.check_model(everything.to_proto())
+
+
+def three() -> Graph:
+    """Three convolutions with ReLU between."""
+    rng = np.random.default_rng(5)
+    sizes = {"k": (32, 16, 5), "l": (32, 32, 3), "m": (8, 32, 1)}
+    arrays = [
+        numpy_helper.from_array(rng.normal(size=n).astype(np.float32), name) for name, n in sizes.items()
+    ]
+    nodes = [
+        node("Conv", "x k", "a", pads=[2, 2]),
+        node("Relu", "a", "b"),
+        node("Conv", "b l", "c", pads=[1, 1]),
+        node("Relu", "c", "d"),
+        node("Conv", "d m", "y"),
+    ]
+    io = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, c, 40]) for n, c in (("x", 16), ("y", 8))]
+    proto = helper.make_graph(nodes, "three", io[:1], io[1:], arrays)
+    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return Graph.from_proto(model)
+
+
+def test_w8a8_has_scales_that_fp16_holds(tmp_path: Path) -> None:
+    """Integers, scales and zero points on disk are the graph's, of activations and of weights."""
+    graph, x = three(), {"x": np.random.default_rng(6).normal(size=(1, 16, 40)).astype(np.float32)}
+    made = prepare(graph, Target("coreml", "iOS17"), precision="w8a8", feeds=x).graph
+    scales = [n.inputs[1].const_value.numpy() for n in made.nodes if n.op_type == "Quant"]  # type: ignore[union-attr]
+    assert len(scales) == 2 and all(np.array_equal(s, s.astype(np.float16)) for s in scales)
+    lowered = write(made, tmp_path, "iOS17")
+    found = read(tmp_path / "Net.mlpackage", lowered, "fp16")
+    assert not found.codes and found.kinds == ("constexpr_affine_dequantize",)
+    kinds = [op.type for op in found.package.main.operations()]
+    assert kinds.count("quantize") == kinds.count("dequantize") == 1
+    (wanted,) = (np.asarray(y) for y in execute(made, x).values())
+    (got,) = (np.asarray(y) for y in found.package.run(x, semantics="fp32").values())
+    assert snr(wanted, got) > 50
+    (exact,) = (np.asarray(y) for y in execute(graph, x).values())
+    assert snr(exact, wanted) > 35

@@ -71,7 +71,9 @@ def _operators(graph: Graph, device: str) -> list[Finding]:
 
 
 def _quantised(graph: Graph, feeds: Sequence[Arrays]) -> tuple[Graph, list[Decision], dict[str, Any]]:
+    from rubicc.backends.coreml.compress.precisions import with_half_scales
     from rubicc.passes.quantize.post_training import quantise
 
     found = quantise(graph, feeds)
+    with_half_scales(found.graph)
     return found.graph, list(found.decisions), dict(found.evidence)

@@ -12,12 +12,14 @@ from rubicc.backends.coreml.tools import OPSETS
 from rubicc.errors import UsageError
 from rubicc.evidence.decision import Decision
 from rubicc.ir.executor import execute
-from rubicc.ir.graph import Graph
+from rubicc.ir.graph import Graph, is_quantiser
 from rubicc.passes.manager import make_options, run_pass
 from rubicc.passes.pipelines import Step
 from rubicc.passes.quantize.products import input_of
 from rubicc.passes.quantize.sites import sites
+from rubicc.passes.quantize.weights import half_above
 from rubicc.passes.registry import get
+from rubicc.passes.rewrite import Editor, constant
 
 PALETTES = (1, 2, 3, 4, 5, 6, 7, 8)
 NAMES = ("int8", "int4", *(f"palette{bits}" for bits in PALETTES), "sparse")
@@ -54,6 +56,20 @@ def compressed(
             chosen = replace(chosen, inputs=seen(made, feeds))
         found += run_pass(cls(chosen), made).decisions
     return made, found
+
+
+def with_half_scales(graph: Graph) -> None:
+    """Scales of all quantisers become the next larger numbers that fp16 holds, in place.
+
+    A package in fp16 stores them so. Grids grow, by less than 0.1 % from 2**-14 on, so nothing is clipped that
+    was not.
+    """
+    edit = Editor(graph, "coreml.half-scales")
+    for node in list(graph.all_nodes()):
+        scale = constant(node.inputs[1]) if is_quantiser(node) else None
+        if scale is not None and not np.array_equal(scale, scale.astype(np.float16)):
+            made = edit.initializer(f"{node.name}_scale", half_above(scale), node.graph)
+            node.replace_input_with(1, made)
 
 
 def idle(options: Mapping[str, Mapping[str, Any]], precision: str, opset: str) -> None:
