@@ -285,6 +285,8 @@ class Backend(Protocol):
         exact_precisions: those whose graph must compute the source in float64; absent = fp32.
         wants: names of further options of ``prepare`` and ``plan``: ``shapes``, ``assets``, ``name``,
             ``example`` and ``strict``.
+        frees_source: large networks are proven without their source in memory: nothing that the target does
+            with emitted files needs the weights of the graph it emitted.
         preparing: ids of passes that ``prepare`` runs and takes options for.
         twins(graph, plan): a context manager with :class:`Twin` comparisons for the proof.
         judge(folder): name and :data:`Run` of a second opinion on new data, where ``readback`` is ``None``.

@@ -15,6 +15,7 @@ from rubicc.driver.artefact import Artefact
 from rubicc.driver.bounded import bound, bounded_inputs
 from rubicc.driver.calibration import looks_at_data, quantising
 from rubicc.driver.inputs import ProofInputs, one_item, proof_inputs
+from rubicc.driver.letting_go import is_large, let_go
 from rubicc.driver.planning import given_options, pipeline_of, planned
 from rubicc.driver.proof import (
     EXACT_MAX_PARAMETERS,
@@ -286,6 +287,14 @@ def _prove(build: Build, folder: Path) -> None:
     assert build.plan is not None and build.inputs is not None
     home = folder / build.backend.folder
     with _timed("prove") as took, contextlib.ExitStack() as stack:
+        emitted, twins = _emitted(build, home), _twins(build, stack)
+        if (
+            getattr(build.backend, "frees_source", False)
+            and is_large(build)
+            and emitted is None
+            and not twins
+        ):
+            let_go(build)
         sessions: dict[str, Any] = {}
         for name in build.plan.runtimes:
             sessions[name] = build.backend.open_session(home, runtime=name, threads=build.settings.threads)
@@ -294,8 +303,8 @@ def _prove(build: Build, folder: Path) -> None:
             build.inputs.cases,
             build.source_outputs,
             sessions,
-            _emitted(build, home),
-            twins=_twins(build, stack),
+            emitted,
+            twins=twins,
             limits=build.limits,
             precision=build.settings.precision,
             meta=build.graph.meta,

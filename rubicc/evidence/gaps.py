@@ -8,7 +8,7 @@ sign and position are equal, as in masked log-probabilities; they are counted, n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from rubicc.errors import VerificationFailed
 from rubicc.quantities import MaxGap
 
+_PIECE = 1 << 20  # values compared at a time
 # What an artefact must reach where nobody says otherwise. Float networks in fp32 measure 100-130 dB against
 # torch; a wrong weight in one channel gives 20-60 dB.
 DEFAULT_SNR = {"fp32": 80.0, "fp16": 40.0, "bf16": 25.0, "int8": 20.0, "mixed": 20.0, "w8a8": 20.0}
@@ -106,21 +107,24 @@ def gap(ref: Any, got: Any) -> Gap:
         return failed(f"type {got.dtype} against {ref.dtype} cannot be compared")
     if ref.size == 0:
         return failed("nothing to compare: the array is empty")
-    a, b = ref.astype(np.float64), got.astype(np.float64)
-    problem = _not_finite(a, b)
+    problem = _not_finite(ref, got)
     if problem:
         return replace(failed(problem), count=int(ref.size))
-    finite = np.isfinite(a)
-    x, y = (a, b) if finite.all() else (a[finite], b[finite])
-    diff = np.abs(y - x)
-    peak = float(diff.max(initial=0.0))
-    scale = float(np.abs(x).max(initial=0.0))
+    peak = scale = 0.0
+    agreeing = 0
+    for a, b in _pieces(ref, got):
+        x, difference = _finite(a, b)
+        peak = max(peak, float(np.abs(difference).max(initial=0.0)))
+        scale = max(scale, float(np.abs(x).max(initial=0.0)))
+        agreeing += int((a.argmax(axis=-1) == b.argmax(axis=-1)).sum())
+    noise, signal = _rms((_finite(a, b) for a, b in _pieces(ref, got)), peak, scale)
+    floats = np.issubdtype(ref.dtype, np.floating) and ref.ndim >= 2 and ref.shape[-1] >= 2
     return Gap(
         max_abs=peak,
         max_rel=_ratio(peak, scale),
-        rms=_rms(diff, peak),
-        snr_db=_snr_db(_rms(np.abs(x), scale), _rms(diff, peak)),
-        argmax_agreement=_argmax_agreement(a, b) if np.issubdtype(ref.dtype, np.floating) else None,
+        rms=noise,
+        snr_db=_snr_db(signal, noise),
+        argmax_agreement=agreeing * ref.shape[-1] / ref.size if floats else None,
         count=int(ref.size),
     )
 
@@ -212,11 +216,37 @@ def _not_finite(a: np.ndarray, b: np.ndarray) -> str:
     return ""
 
 
-def _rms(magnitudes: np.ndarray, peak: float) -> float:
-    """RMS scaled by the peak, so that neither huge nor tiny values overflow or vanish."""
-    if not 0.0 < peak < math.inf:
-        return peak
-    return peak * float(np.sqrt(np.mean(np.square(magnitudes / peak))))
+def _pieces(ref: np.ndarray, got: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows of both in float64, some at a time: logits of a language model are 16 million numbers."""
+    width = ref.shape[-1] if ref.ndim > 1 else 1
+    rows, others = ref.reshape(-1, width), got.reshape(-1, width)
+    step = max(1, _PIECE // width)
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        yield rows[part].astype(np.float64), others[part].astype(np.float64)
+
+
+def _finite(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reference and difference, without the infinities that agree."""
+    finite = np.isfinite(a)
+    if not finite.all():
+        a, b = a[finite], b[finite]
+    return a, b - a
+
+
+def _rms(pieces: Iterable[tuple[np.ndarray, np.ndarray]], peak: float, scale: float) -> tuple[float, float]:
+    """RMS of differences and of the reference, scaled by their largest: nothing overflows or vanishes."""
+    count, sums = 0, [0.0, 0.0]
+    for x, difference in pieces:
+        count += x.size
+        for index, (values, largest) in enumerate(((difference, peak), (x, scale))):
+            if 0.0 < largest < math.inf:
+                sums[index] += float(np.square(values / largest).sum())
+    noise, signal = (
+        largest * math.sqrt(total / count) if 0.0 < largest < math.inf else largest
+        for total, largest in zip(sums, (peak, scale), strict=True)
+    )
+    return noise, signal
 
 
 def _snr_db(signal: float, noise: float) -> float:
@@ -231,12 +261,6 @@ def _ratio(part: float, whole: float) -> float:
     if part == 0.0:
         return 0.0
     return part / whole if whole else math.inf
-
-
-def _argmax_agreement(a: np.ndarray, b: np.ndarray) -> float | None:
-    if a.ndim < 2 or a.shape[-1] < 2:
-        return None
-    return float(np.mean(a.argmax(axis=-1) == b.argmax(axis=-1)))
 
 
 def _json_number(value: Any) -> Any:

@@ -38,6 +38,7 @@ class CoremlBackend:
     default_precision = "fp16"
     device_runtime = COREML
     bounded = True
+    frees_source = True
     calibrated: ClassVar[tuple[str, ...]] = ("w8a8",)
     exact_precisions: ClassVar[tuple[str, ...]] = PLAIN
     preparing: ClassVar[tuple[str, ...]] = ("quantize.weights", "quantize.palettize", "quantize.sparsify")

@@ -26,6 +26,8 @@ KEY = "rubicc.description"  # of the user-defined metadata; a JSON document, the
 HASH_KEY = "rubicc.content_sha256"
 PLAIN = ("fp32", "fp16")
 MIL, MIL_FP32, COREML = "mil", "mil-fp32", "coreml"
+# Above this copies in float64 cost more memory than a comparison is worth, and a second run more time.
+MAX_PARAMETERS = 64_000_000
 AUTHOR, LICENCE = "rubicc", "see the source network"
 Example = tuple[Mapping[str, "np.ndarray"], Mapping[str, "np.ndarray"]]  # inputs, outputs of the source
 

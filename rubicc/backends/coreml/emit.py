@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -76,6 +78,9 @@ def emit(graph: Graph, plan: CoremlPlan, folder: Path) -> EmitResult:
 def write_model(graph: Graph, plan: CoremlPlan, folder: Path) -> tuple[Path, Lowered, Description]:
     """Write only the package, in the precision that ``plan.compute`` says.
 
+    Returns:
+        Its path, the lowering without its program, and the description.
+
     Raises:
         Unsupported: an operator has no lowering.
         ToolMissing: ``RUB-COREML-001``.
@@ -101,6 +106,8 @@ def write_model(graph: Graph, plan: CoremlPlan, folder: Path) -> tuple[Path, Low
     path = folder / f"{plan.name}.mlpackage"
     shapes = {lowered.names[item.name]: item for item in plan.shapes.inputs}
     write_package(path, lowered.program, plan.target_opset, shapes, facts, hash_key=HASH_KEY)
+    lowered = replace(lowered, program=None)
+    gc.collect()  # operations and variables of a program refer to each other, and they hold the weights
     return path, lowered, written
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rubicc.backends.base import Target
 from rubicc.backends.coreml.description import (
     COREML,
+    MAX_PARAMETERS,
     MIL,
     MIL_FP32,
     CoremlPlan,
@@ -21,6 +22,7 @@ from rubicc.backends.coreml.session import on_macos
 from rubicc.backends.coreml.tools import OPSETS, opset
 from rubicc.errors import UsageError
 from rubicc.ir.graph import Graph, spec_of
+from rubicc.ir.io import weight_bytes
 from rubicc.settings import COMPRESSED
 from rubicc.shapes import Shapes, resolve_shapes
 
@@ -57,7 +59,8 @@ def plan(
     """
     if shapes is None:
         shapes = resolve_shapes([spec_of(value) for value in graph.inputs], graph.meta, "fixed")
-    runtimes = (MIL, *([MIL_FP32] if precision != "fp32" else []), *([COREML] if on_macos() else []))
+    twice = precision != "fp32" and weight_bytes(graph) <= 4 * MAX_PARAMETERS
+    runtimes = (MIL, *([MIL_FP32] if twice else []), *([COREML] if on_macos() else []))
     from rubicc.backends.coreml import lowering, swift
 
     made = CoremlPlan(

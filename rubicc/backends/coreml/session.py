@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from rubicc.spec import TensorSpec
 
 Arrays = Mapping[str, np.ndarray]
 Outputs = dict[str, np.ndarray]
+_OPEN: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
 
 
 def on_macos() -> bool:
@@ -206,6 +208,19 @@ class CoremlSession:
         self.close()
 
 
+def _loaded(path: Path) -> Any:
+    """The package; sessions over the same files share one, and with it the decoded weights."""
+    from rubicc.backends.coreml.package import MODEL_FILE, WEIGHTS_FILE
+    from rubicc.backends.coreml.run.load import load
+
+    files = [file.stat() for name in (MODEL_FILE, WEIGHTS_FILE) if (file := path / name).is_file()]
+    key = (path.resolve(), *((one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns) for one in files))
+    package = _OPEN.get(key)
+    if package is None:
+        package = _OPEN[key] = load(path)
+    return package
+
+
 def opened(path: Path) -> tuple[Any, Description]:
     """A package as the interpreter reads it, and what it says about itself.
 
@@ -213,9 +228,8 @@ def opened(path: Path) -> tuple[Any, Description]:
         ModelRefused: damaged, changed since it was written, or not made by rubicc.
     """
     from rubicc.backends.coreml.package import content_digest
-    from rubicc.backends.coreml.run.load import load
 
-    package = load(path)
+    package = _loaded(path)
     user = package.metadata.user
     hint = "restore the artefact, or compile again"
     if KEY not in user or HASH_KEY not in user:

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from rubicc.backends.base import Twin
-from rubicc.backends.coreml.description import CoremlPlan, Once
+from rubicc.backends.coreml.description import MAX_PARAMETERS, CoremlPlan, Once
 from rubicc.backends.coreml.emit import write_model
 from rubicc.backends.coreml.session import opened
 from rubicc.evidence.staging import scratch
@@ -32,8 +32,6 @@ from rubicc.quantities import MaxGap
 
 TWIN_SNR = 90.0
 SCALE_BITS = 8  # of a scale in the twin, beside 16 of a code: 24, as float32 has
-# Above this the float64 copies cost more memory than the proof is worth, as for the emitted graph.
-MAX_PARAMETERS = 64_000_000
 
 
 @contextmanager
