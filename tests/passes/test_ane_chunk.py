@@ -1,4 +1,4 @@
-"""Long sequences in pieces and padded lengths: any small network, residual branches, what is left, mutants."""
+"""Long sequences in pieces and padded lengths: any small network, branches, what is left, mutants."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rubicc.passes.registry import get
 
 
 def layers(convs: list[tuple[int, int, int, int, int]], size: int) -> Graph:
-    """Convolutions (taps, stride, dilation, before, after) with activations between, over ``size`` positions."""
+    """Convolutions (taps, stride, dilation, before, after) with activations between, over ``size``."""
     nodes, constants, value, now = [], {}, "x", size
     for index, (taps, stride, dilation, before, after) in enumerate(convs):
         now = (now + before + after - dilation * (taps - 1) - 1) // stride + 1

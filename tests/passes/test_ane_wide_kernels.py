@@ -1,4 +1,4 @@
-"""Kernels past the Neural Engine's limit: every form against the plain convolution, cost, quantisers, mutants."""
+"""Kernels past the Neural Engine's limit: every form against the convolution, cost, quantisers, mutants."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def quantised() -> Graph:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_quantised_weights_keep_their_integers(form: str) -> None:
-    """What comes out of the quantisers is the same set of numbers as before, and zeros where taps are none."""
+    """What comes out of the quantisers is the same numbers as before, and zeros where taps are none."""
     before = quantised()
     done = apply_and_check(PASS, before, options={"form": form})
     makers = [n for n in done.graph.nodes if n.op_type == "Quant"]

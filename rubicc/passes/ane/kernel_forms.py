@@ -21,6 +21,9 @@ HALF = 2  # bytes of a number
 LIMIT = (
     13  # taps, dilated: ane-guide chapter 17; "(dilated)kernel width = 28 > 13", hollance/neural-engine #2
 )
+# Products of two of 1, 2, 3, 4, 8: the engine's compiler splits strides so (coremltools #2173), and loading a
+# convolution of stride 5 or 7 was seen not to end (coremltools #2473).
+STRIDES = frozenset((1, 2, 3, 4, 6, 8, 9, 12, 16, 24, 32, 64))
 UNKNOWN_LENGTH = 4096  # where time is symbolic; only ratios matter
 
 
@@ -78,9 +81,10 @@ def forms(geometry: Geometry, limit: int, length: int | None, *, rows: bool = Tr
 
 
 def phase_counts(geometry: Geometry, limit: int) -> list[int]:
-    """Phases whose three kernels (into phases, between them, back) all stay within ``limit``."""
+    """Phases whose three kernels (into phases, between them, back) stay within ``limit``, by known strides."""
     most, plain = limit // geometry.stride, unpadded(geometry)
-    return [count for count in range(2, most + 1) if fold(plain, count).taps <= limit]
+    counts = [n for n in range(2, most + 1) if {n, n * geometry.stride} <= STRIDES]
+    return [count for count in counts if fold(plain, count).taps <= limit]
 
 
 def unpadded(geometry: Geometry) -> Geometry:

@@ -66,7 +66,8 @@ class Narrow:
         """(B, K) brought to (B, 1, 1 or Q, K) by whatever means, as one Unsqueeze."""
         path = path_to(value)
         root = path.root
-        if path.factor != 1.0 or root.shape is None or len(root.shape) != 2 or len(path.steps) < 2:
+        done = len(path.steps) == 1 and is_standard(node, "Unsqueeze")
+        if path.factor != 1.0 or root.shape is None or len(root.shape) != 2 or done:
             return value
         for run in self._trials.runs:
             shape = run.shape(root)

@@ -30,6 +30,7 @@ MOVEMENT = frozenset(
         "Split",
         "Slice",
         "Gather",
+        "GatherND",
         "Identity",
         "Expand",
     }
@@ -77,7 +78,9 @@ def path_to(value: ir.Value) -> Path:
 
 def moved(node: ir.Node) -> ir.Value | None:
     """The computed value that ``node`` only moves, by places that are no data."""
-    if not is_standard(node, *MOVEMENT) or (is_standard(node, "Gather") and not is_constant(node.inputs[1])):
+    if not is_standard(node, *MOVEMENT):
+        return None
+    if is_standard(node, "Gather", "GatherND") and not is_constant(node.inputs[1]):
         return None
     source = node.inputs[0]
     if (
