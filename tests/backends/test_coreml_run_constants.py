@@ -122,7 +122,13 @@ FORMS: dict[str, tuple[str, Change, set[str], float]] = {
 }
 
 
-@pytest.mark.parametrize("name", FORMS)
+# Clustering takes seconds, and the others are like forms that are here.
+SLOW = ("palette-1-bit", "palette-vectors", "palette-6-bits", "sparse-ios18", "uint8")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in FORMS]
+)
 def test_a_compressed_network_gives_what_its_decompressed_form_gives(name: str, tmp_path: Path) -> None:
     target, change, wanted, least = FORMS[name]
     module, given = net(), (torch.randn(2, 8, 12),)
@@ -162,6 +168,19 @@ def test_weights_stored_in_half_are_cast(tmp_path: Path) -> None:
     package = load(built(tmp_path, program, "iOS16"))
     assert "constexpr_cast" in {operation.type for operation in package.main.operations()}
     assert snr(package.run({"x": x}, semantics="fp32")["y"], x @ weight.astype(np.float32).T) > 120
+
+
+def test_a_palette_of_vectors_lies_along_its_axis() -> None:
+    """Two groups of one row, each with its own palette of two vectors of two."""
+    codes = np.array([[0, 1, 1], [1, 0, 0]], np.uint8)
+    lut = np.array([[[[1, 2], [3, 4]]], [[[5, 6], [7, 8]]]], np.float32)
+    parts = {"indices": codes, "lut": lut, "vector_axis": np.int32(0)}
+    (made,) = decode("constexpr_lut_to_dense", parts, np.dtype(np.float32), 100)
+    assert made.tolist() == [[1, 3, 3], [2, 4, 4], [7, 5, 5], [8, 6, 6]]
+    (across,) = decode(
+        "constexpr_lut_to_dense", {**parts, "vector_axis": np.int32(-1)}, np.dtype(np.float32), 100
+    )
+    assert across.tolist() == [[1, 2, 3, 4, 3, 4], [7, 8, 5, 6, 5, 6]]
 
 
 CODES = np.arange(8, dtype=np.uint8).reshape(2, 4)

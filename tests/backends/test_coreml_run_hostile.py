@@ -409,6 +409,20 @@ def test_a_run_that_takes_too_many_steps_or_seconds_ends(tmp_path: Path) -> None
     assert "seconds" in refused(path, "RUB-COREML-243", Limits(seconds=0.0)).what
 
 
+def test_products_that_take_hours_are_not_begun(tmp_path: Path) -> None:
+    wide = np.ones((1, 1 << 12), np.float32)
+    made = with_operations(
+        ("matmul", [("p", "fp32", (1, 1))], {"x": wide, "y": wide.T}), ("relu", Y, {"x": "%x"})
+    )
+    path = written(tmp_path, made())
+    assert "multiplications" in refused(path, "RUB-COREML-243", Limits(products=1 << 11)).what
+    assert load(path).run(X, semantics="fp32")["y"].shape == (2, 3)
+    line = "conv", [("p", "fp32", (1, 1, 1))], {"x": wide[None], "weight": wide[None]}
+    (tmp_path / "b").mkdir()
+    path = written(tmp_path / "b", with_operations(line, ("relu", Y, {"x": "%x"}))())
+    assert "conv" in refused(path, "RUB-COREML-243", Limits(products=1 << 11)).where
+
+
 def recurrent(steps: int) -> Any:
     """An rnn of one unit over a made-up sequence: time without memory."""
     model = bare()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,72 @@ def test_shapes_one_by_one(tmp_path: Path) -> None:
         assert snr(ran(package, given)[0], module(*given).detach().numpy()) > 100
     with pytest.raises(UsageError, match="1x2x12 or 2x2x20"):
         ran(package, (torch.randn(1, 2, 20),))
+
+
+def test_an_image_classifier(tmp_path: Path) -> None:
+    """Images come as arrays of pixels, scale and bias are in the program; out come a label and a table."""
+    ct = tools.coremltools()
+    torch.manual_seed(1)
+    module = nn.Sequential(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Softmax(1)).eval()
+    with tools.quiet():
+        model = ct.convert(
+            torch.jit.trace(module, torch.rand(1, 3, 6, 7)),
+            inputs=[ct.ImageType(name="image", shape=(1, 3, 6, 7), scale=1 / 255, bias=[0.1, 0.2, 0.3])],
+            classifier_config=ct.ClassifierConfig(["adenine", "cytosine", "guanine"]),
+            minimum_deployment_target=ct.target.iOS17,
+            compute_precision=ct.precision.FLOAT32,
+            skip_model_load=True,
+        )
+        model.save(str(tmp_path / "image.mlpackage"))
+    package = load(tmp_path / "image.mlpackage")
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 6, 7)).astype(np.float32)
+    made = package.run({"image": pixels}, semantics="fp32")
+    scaled = torch.from_numpy(pixels) / 255 + torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
+    want = dict(zip(("adenine", "cytosine", "guanine"), module(scaled)[0].tolist(), strict=True))
+    assert made["classLabel"] == max(want, key=lambda label: want[label])
+    assert made["classLabel_probs"] == pytest.approx(want, rel=1e-5)
+
+
+def test_an_exported_program(tmp_path: Path) -> None:
+    """The other half of coremltools' front end: torch.export instead of TorchScript."""
+    ct = tools.coremltools()
+    torch.manual_seed(1)
+    module = nn.Sequential(
+        nn.Embedding(9, 8), nn.TransformerEncoderLayer(8, 2, 12, 0.0, norm_first=True)
+    ).eval()
+    ids = torch.randint(0, 9, (5, 2), dtype=torch.int32)
+    with tools.quiet():
+        program = torch.export.export(module, (ids,)).run_decompositions({})
+        target, single = ct.target.iOS17, ct.precision.FLOAT32
+        model = ct.convert(
+            program, minimum_deployment_target=target, compute_precision=single, skip_model_load=True
+        )
+        model.save(str(tmp_path / "exported.mlpackage"))
+    package = load(tmp_path / "exported.mlpackage")
+    (made,) = package.run({package.interface.inputs[0].name: ids.numpy()}, semantics="fp32").values()
+    assert snr(made, module(ids).detach().numpy()) > 100
+
+
+def test_runs_in_several_threads_give_the_same(tmp_path: Path) -> None:
+    package = small(tmp_path)
+    feeds = [np.random.default_rng(seed).standard_normal((5, 3)).astype(np.float32) for seed in range(8)]
+    alone = [package.run({"x0": x}) for x in feeds]
+    package.close()
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda x: package.run({"x0": x}), feeds))
+    for one, other in zip(alone, together, strict=True):
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_the_interpreter_knows_nothing_of_the_lowering() -> None:
+    """Else a fault of the lowering could hide in the one that checks it."""
+    import rubicc.backends.coreml.run as room
+
+    sources = [path.read_text() for path in Path(room.__file__).parent.rglob("*.py")]
+    assert len(sources) > 20
+    for text in sources:
+        for other in ("lowering", "compress", "emit", "package", "prepare"):
+            assert f"coreml.{other}" not in text
 
 
 def small(folder: Path, precision: str = "fp16") -> Any:

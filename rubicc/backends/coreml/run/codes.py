@@ -110,8 +110,9 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-COREML-243": (
         "program runs too long",
-        "A loop turned too often, or the run executed too many operations or took too many seconds. Raise "
-        "Limits(iterations=..., steps=..., seconds=...) when you trust the file.",
+        "A loop turned too often, the run executed too many operations or took too many seconds, or its "
+        "matrix products are too large. Raise Limits(iterations=..., steps=..., seconds=..., products=...) "
+        "when you trust the file.",
     ),
     "RUB-COREML-260": (
         "no such semantics, function, state or value",

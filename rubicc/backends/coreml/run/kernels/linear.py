@@ -6,6 +6,7 @@ Sources: coremltools' definitions iOS15/linear.py, iOS15/conv.py, iOS18/transfor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch.nn import functional as F
@@ -19,6 +20,7 @@ Tensor = torch.Tensor
 def linear(c: Context, *, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x @ weight.T + bias``."""
     c.reserve((*x.shape[:-1], weight.shape[0]))
+    c.multiply(x.numel() * weight.shape[0])
     if x.is_floating_point():
         return F.linear(x, weight, bias)
     product = x @ weight.T
@@ -38,6 +40,7 @@ def matmul(
     columns = y.shape[-1:] if y.dim() > 1 else torch.Size()
     batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     c.reserve((*batch, *rows, *columns))
+    c.multiply(prod((*batch, *rows, *columns)) * x.shape[-1])
     return torch.matmul(x, y)
 
 
@@ -50,6 +53,7 @@ def einsum(c: Context, *, values: list[Tensor], equation: str) -> Tensor:
         for name, size in zip(names, value.shape, strict=True):
             sizes[name] = max(size, sizes.get(name, 1))
     c.reserve([sizes[name] for name in made])
+    c.multiply(prod(sizes.values()))
     return torch.einsum(equation, *values)
 
 
@@ -59,6 +63,7 @@ def attention(
 ) -> Tensor:
     """``softmax(query @ key.T / sqrt(E) + mask) @ value``; a bool mask keeps where it is true."""
     c.reserve((*query.shape[:-1], key.shape[-2]))
+    c.multiply(2 * query.numel() * key.shape[-2])
     return F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask)
 
 
@@ -90,6 +95,7 @@ def conv(
         raise ValueError(f"kernel reaches {reach} over {tuple(x.shape[2:])} padded by {pads}")
     made = [size // s + 1 for size, s in zip(sizes, strides, strict=True)]
     c.reserve((x.shape[0], weight.shape[0], *made))
+    c.multiply(x.shape[0] * prod(made) * weight.numel())
     # torch pads both ends alike; anything else is laid around the input first.
     padding = [before for before, _ in pads]
     if any(before != after for before, after in pads):
@@ -139,6 +145,7 @@ def conv_transpose(
         raise ValueError(f"a result of {sizes}")
     made = (x.shape[0], weight.shape[1] * groups, *(max(w, s) for w, s in zip(whole, sizes, strict=True)))
     c.reserve(made)
+    c.multiply(x.shape[0] * prod(x.shape[2:]) * weight.numel())
     result = TRANSPOSED[count](x, weight, None, strides, 0, 0, groups, dilations)
     for axis, (start, size) in enumerate(zip(starts, sizes, strict=True), start=2):
         missing = start + size - result.shape[axis]

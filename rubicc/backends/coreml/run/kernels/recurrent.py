@@ -37,6 +37,7 @@ def projected(c: Context, x: Tensor, weight: Tensor, bias: Tensor | None, direct
         raise ValueError(f"direction {direction}")
     c.reserve((*x.shape[:2], weight.shape[0]))
     c.turn(x.shape[0])
+    c.multiply(x.shape[0] * x.shape[1] * (weight.numel() + weight.shape[0] ** 2))
     made = torch.nn.functional.linear(x, weight, bias)
     return made if direction == "forward" else made.flip([0])
 

@@ -103,7 +103,7 @@ class Context:
         self.operation: Operation | None = None
         self.types: tuple[ValueType, ...] = ()
         self.live = self.peak = 0
-        self.steps = 0
+        self.steps = self.products = 0
         self.deadline = time.monotonic() + limits.seconds
 
     @property
@@ -156,6 +156,16 @@ class Context:
             raise self.too_long(f"more than {self.limits.steps} operations executed")
         if time.monotonic() > self.deadline:
             raise self.too_long(f"more than {self.limits.seconds:g} seconds")
+
+    def multiply(self, count: int) -> None:
+        """Ask before an operation that multiplies this often.
+
+        Raises:
+            ModelRefused: ``RUB-COREML-243``, the run would pass its limit.
+        """
+        self.products += count
+        if self.products > self.limits.products:
+            raise self.too_long(f"more than {self.limits.products:.0e} multiplications")
 
     def too_long(self, what: str) -> ModelRefused:
         """The error of a run that passes a limit of time."""
