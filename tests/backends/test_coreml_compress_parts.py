@@ -288,11 +288,11 @@ def test_names_that_nested_blocks_read_are_followed() -> None:
     inner.outputs.append("b")
     block.outputs.append("out")
     assert share(block) == 1
-    assert [op.outputs[0].name for op in block.operations if op.type == "const"] == ["a", "c", "out"]
+    assert [op.outputs[0].name for op in block.operations if op.type == "const"] == ["c0", "c", "out"]
     again = block.operations[-1]
-    assert again.inputs["loop_vars"].arguments[0].name == "a"
-    assert again.blocks[0].operations[0].inputs["x"].arguments[0].name == "a"
-    assert list(again.blocks[0].outputs) == ["a"]
+    assert again.inputs["loop_vars"].arguments[0].name == "c0"
+    assert again.blocks[0].operations[0].inputs["x"].arguments[0].name == "c0"
+    assert list(again.blocks[0].outputs) == ["c0"]
 
 
 def test_records_name_the_initializer_and_the_form(tmp_path: Path) -> None:

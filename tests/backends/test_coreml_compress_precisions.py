@@ -238,9 +238,8 @@ def three() -> Graph:
     """Three convolutions with ReLU between."""
     rng = np.random.default_rng(5)
     sizes = {"k": (32, 16, 5), "l": (32, 32, 3), "m": (8, 32, 1)}
-    arrays = [
-        numpy_helper.from_array(rng.normal(size=n).astype(np.float32), name) for name, n in sizes.items()
-    ]
+    kernels = {name: rng.normal(size=shape).astype(np.float32) for name, shape in sizes.items()}
+    arrays = [numpy_helper.from_array(kernel, name) for name, kernel in kernels.items()]
     nodes = [
         node("Conv", "x k", "a", pads=[2, 2]),
         node("Relu", "a", "b"),

@@ -6,14 +6,15 @@ slices. In a network of few weights those take more bytes than what compression 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 
 def share(block: Any) -> int:
-    """Let all operations of a MIL block read the first of equal constants; the others go.
+    """Let all operations of a MIL block read one of equal constants, under a short name; the others go.
 
-    Constants in ``weight.bin`` stay as they are. Names that a nested block reads are followed; constants that
-    stand inside one stay.
+    Constants in ``weight.bin``, those that are outputs and those that stand inside nested blocks stay as they
+    are; names that nested blocks read are followed.
 
     Args:
         block: the protobuf message ``Block`` of a function, changed in place.
@@ -21,30 +22,50 @@ def share(block: Any) -> int:
     Returns:
         Number of constants left out.
     """
-    first: dict[tuple[bytes, bytes], str] = {}
-    instead: dict[str, str] = {}
-    kept = []
-    public = set(block.outputs)
+    equal: dict[tuple[bytes, bytes], list[str]] = defaultdict(list)
     for operation in block.operations:
-        if operation.type == "const" and operation.outputs[0].name not in public:
+        if operation.type == "const" and operation.outputs[0].name not in block.outputs:
             value = operation.attributes["val"]
             if value.WhichOneof("value") == "immediateValue":
-                out = operation.outputs[0]
-                key = (
-                    out.type.SerializeToString(deterministic=True),
-                    value.SerializeToString(deterministic=True),
-                )
-                if first.setdefault(key, out.name) != out.name:
-                    instead[out.name] = first[key]
-                    continue
-        _redirect(operation, instead)
-        kept.append(operation)
-    left_out = len(block.operations) - len(kept)
-    if left_out:
-        copies = [type(operation).FromString(operation.SerializeToString()) for operation in kept]
-        del block.operations[:]
-        block.operations.extend(copies)
-    return left_out
+                kind = operation.outputs[0].type.SerializeToString(deterministic=True)
+                equal[kind, value.SerializeToString(deterministic=True)].append(operation.outputs[0].name)
+    groups = [names for names in equal.values() if len(names) > 1]
+    if not groups:
+        return 0
+    taken = {out.name for operation in block.operations for out in operation.outputs}
+    short = _fresh(taken, len(groups))
+    instead = {name: new for names, new in zip(groups, short, strict=True) for name in names}
+    gone = {name for names in groups for name in names[1:]}
+    kept = []
+    for operation in block.operations:
+        if operation.type != "const":
+            _redirect(operation, instead)
+        elif operation.outputs[0].name in gone:
+            continue
+        elif operation.outputs[0].name in instead:
+            _rename(operation, instead[operation.outputs[0].name])
+        kept.append(type(operation).FromString(operation.SerializeToString(deterministic=True)))
+    del block.operations[:]
+    block.operations.extend(kept)
+    return len(gone)
+
+
+def _fresh(taken: set[str], count: int) -> list[str]:
+    """``count`` names that nothing has."""
+    names: list[str] = []
+    number = 0
+    while len(names) < count:
+        if f"c{number}" not in taken:
+            names.append(f"c{number}")
+        number += 1
+    return names
+
+
+def _rename(operation: Any, name: str) -> None:
+    operation.outputs[0].name = name
+    strings = operation.attributes["name"].immediateValue.tensor.strings.values
+    if strings:
+        strings[0] = name
 
 
 def _redirect(operation: Any, instead: dict[str, str]) -> None:

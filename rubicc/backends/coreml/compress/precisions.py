@@ -61,8 +61,8 @@ def compressed(
 def with_half_scales(graph: Graph) -> None:
     """Scales of all quantisers become the next larger numbers that fp16 holds, in place.
 
-    A package in fp16 stores them so. Grids grow, by less than 0.1 % from 2**-14 on, so nothing is clipped that
-    was not.
+    A package in fp16 stores them so. Grids grow, by less than 0.1 % from 2**-14 on, so nothing is clipped
+    that was not.
     """
     edit = Editor(graph, "coreml.half-scales")
     for node in list(graph.all_nodes()):
