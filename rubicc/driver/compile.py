@@ -15,7 +15,7 @@ from rubicc.driver.artefact import Artefact
 from rubicc.driver.bounded import bound, bounded_inputs
 from rubicc.driver.calibration import looks_at_data, quantising
 from rubicc.driver.inputs import ProofInputs, one_item, proof_inputs
-from rubicc.driver.letting_go import is_large, let_go
+from rubicc.driver.letting_go import can_go, let_go
 from rubicc.driver.planning import given_options, pipeline_of, planned
 from rubicc.driver.proof import (
     EXACT_MAX_PARAMETERS,
@@ -288,12 +288,7 @@ def _prove(build: Build, folder: Path) -> None:
     home = folder / build.backend.folder
     with _timed("prove") as took, contextlib.ExitStack() as stack:
         emitted, twins = _emitted(build, home), _twins(build, stack)
-        if (
-            getattr(build.backend, "frees_source", False)
-            and is_large(build)
-            and emitted is None
-            and not twins
-        ):
+        if emitted is None and not twins and can_go(build):
             let_go(build)
         sessions: dict[str, Any] = {}
         for name in build.plan.runtimes:

@@ -30,9 +30,9 @@ def let_go(build: Build) -> None:
             _hollow(graph)
 
 
-def is_large(build: Build) -> bool:
-    """Whether the weights are worth it."""
-    return weight_bytes(build.lowered.graph) > LARGE
+def can_go(build: Build) -> bool:
+    """Whether the target can do without the source, and its weights are worth it."""
+    return getattr(build.backend, "frees_source", False) and weight_bytes(build.lowered.graph) > LARGE
 
 
 def _hollow(graph: Graph) -> None:

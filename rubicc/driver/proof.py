@@ -14,6 +14,7 @@ Three comparisons, all on files read back from disk:
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -96,17 +97,27 @@ class SourceOutputs:
         return self._of("exact", case)
 
     def settle(self, *, exact: bool) -> None:
-        """Compute all of it now and forget the source."""
+        """Compute all of it now, keep it in unnamed files instead of memory, and forget the source."""
         for case in self._cases:
-            self.reference(case)
-            if exact:
-                self.exact(case)
+            for how in ("reference", "exact") if exact else ("reference",):
+                found = self._of(how, case)
+                self._kept[how, case] = {name: _on_disk(array) for name, array in found.items()}
         self._runs.clear()
 
     def _of(self, how: str, case: str) -> Outputs:
         if (how, case) not in self._kept:
             self._kept[how, case] = self._runs[how](self._cases[case])
         return self._kept[how, case]
+
+
+def _on_disk(array: np.ndarray) -> np.ndarray:
+    if not array.size:
+        return array
+    with tempfile.TemporaryFile() as file:
+        held = np.memmap(file, dtype=array.dtype, mode="w+", shape=array.shape or (1,))
+    held.reshape(array.shape)[...] = array
+    held.flush()
+    return np.asarray(held).reshape(array.shape)
 
 
 @dataclass(frozen=True)

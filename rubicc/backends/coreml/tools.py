@@ -15,7 +15,7 @@ from typing import Any
 from rubicc.errors import ToolMissing
 
 DEFAULT_OPSET = "iOS17"
-# coremltools imports these for converters that are not used here, if they are installed: 140 MiB, half the time.
+# coremltools imports these, where installed, for converters that are not used here: 140 MiB, half the time.
 _UNUSED = ("sklearn", "transformers")
 _LOCK = threading.Lock()
 
