@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,25 @@ def test_fp16_constants_are_made_once() -> None:
     large = [value for value in constants(made).values() if np.size(value) == table.size]
     assert len(large) == 1 and large[0].dtype == np.float16
     assert made.gap(b.feeds, "fp16") < 5e-3
+
+
+def test_the_weights_of_a_half_program_are_the_only_new_memory() -> None:
+    """One copy in float16, half of the graph's own; no float32 copy on the way, turned or not."""
+    b = Build(x=normal(1, 512))
+    y = "x"
+    for seed in range(6):
+        y = b("Add", b("MatMul", y, normal(512, 512, seed=seed)), normal(512))
+    b("Conv", b("Unsqueeze", y, np.array([2])), normal(1024, 512, 1))
+    graph = b.graph()
+    compiled(small().graph())  # loads what is loaded once
+    stored = sum(value.const_value.nbytes for value in graph.ir.initializers.values())
+    tracemalloc.start()
+    try:
+        made = lower(graph, precision="fp16")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert stored / 2 < peak < stored * 0.75 and len(made.weights) == 13
 
 
 def test_weights_say_where_they_come_from() -> None:

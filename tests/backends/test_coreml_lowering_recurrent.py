@@ -87,7 +87,8 @@ def test_a_gru_in_pytorchs_form_is_exact(target: str, direction: str) -> None:
     made = check(build, target, EXACT if native else TWO_STEPS)
     assert made.counts["gru"] == (2 if direction == "bidirectional" else 1)
     assert "while_loop" not in made.counts and "cond" not in made.counts
-    assert made.codes == (set() if native else {"RUB-COREML-D12"})
+    (decision,) = made.lowered.decisions
+    assert decision.code == "RUB-COREML-D12" and ("reset_after" in decision.what) == native
 
 
 def test_the_two_forms_of_the_gru_differ() -> None:
@@ -189,6 +190,15 @@ def test_recurrent_layers_before_ios17_are_fp32_inside_fp16() -> None:
         ]
         assert types == [{"fp32"}, {"fp16"}]
         assert max(made.gap(build.feeds, "fp16") for made in (old, new)) < 2e-3
+
+
+def test_two_steps_are_fp32_inside_fp16() -> None:
+    """A power of two goes in and out of a half's range of exactness; fp32 keeps its digits."""
+    build = layer("GRU", linear_before_reset=1)
+    made = compiled(build.graph(), target="iOS17", precision="fp16")
+    (operation,) = (op for op in made.package.main.operations() if op.type == "gru")
+    assert {value.type.dtype for value in operation.outputs} == {"fp32"}
+    assert made.gap(build.feeds, "fp16") < 2e-3
 
 
 def test_the_axis_of_directions_is_never_made_for_those_who_drop_it() -> None:

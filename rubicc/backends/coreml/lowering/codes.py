@@ -53,12 +53,14 @@ CODES: dict[str, tuple[str, str]] = {
         "Clip.",
     ),
     "RUB-COREML-D12": (
-        "GRU written over two steps",
+        "GRU that resets after the product",
         "MIL's gru applies the reset gate before the recurrent product, PyTorch's after it. Up to iOS17 "
         "the operation cannot be told otherwise, so it runs twice as many steps over twice as many units "
         "in fp32: odd steps put the recurrent product into the extra units, through the linear part of "
-        "tanh, even steps compute the cell. It costs eight times the arithmetic of the recurrence. "
-        "--target coreml:iOS18 has the plain form.",
+        "tanh, even steps compute the cell. It costs eight times the arithmetic of the recurrence. From "
+        "iOS18 on the operation's own reset_after is used, which is the same by its documentation; "
+        "coremltools' own test of it against PyTorch on a device is marked as failing (rdar://128479517),"
+        " so compare the outputs on yours, or compile for iOS17.",
     ),
     "RUB-COREML-D13": (
         "Quantiser whose grid float16 does not hold",

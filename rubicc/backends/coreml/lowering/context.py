@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -67,6 +67,7 @@ class Context(Facts):
         self._vars: dict[ir.Value, Var] = {}
         self._lazy: dict[ir.Value, Callable[[], Var]] = {}
         self._constants: dict[tuple[Any, ...], Var] = {}
+        self._arrays: dict[tuple[str, bytes], np.ndarray] = {}  # by type and content
         self._casts: dict[tuple[Var, str], Var] = {}
         self._names: set[str] = set()
 
@@ -200,23 +201,17 @@ class Context(Facts):
         return half
 
     def const(self, array: np.ndarray, name: str) -> Var:
-        """A constant as it is; large ones with equal content become one."""
+        """A constant as it is; large ones with equal content become one, or share memory in another shape."""
         array = np.asarray(array)
-        key: tuple[Any, ...] | None = None
-        if array.nbytes >= _SHARED:
-            array = np.ascontiguousarray(array)
-            key = (
-                "bytes",
-                array.dtype.str,
-                array.shape,
-                blake2b(array.reshape(-1).view(np.uint8).data, digest_size=16).digest(),
-            )
-            if key in self._constants:
-                return self._constants[key]
-        var = self.mb.const(val=array if array.ndim else array[()], name=self.unique(name))
-        if key is not None:
-            self._constants[key] = var
-        return var
+        if array.nbytes < _SHARED:
+            return self.mb.const(val=array if array.ndim else array[()], name=self.unique(name))
+        array = np.ascontiguousarray(array)
+        digest = blake2b(array.reshape(-1).view(np.uint8).data, digest_size=16).digest()
+        array = self._arrays.setdefault((array.dtype.str, digest), array).reshape(array.shape)
+        key = ("bytes", array.dtype.str, array.shape, digest)
+        if key not in self._constants:
+            self._constants[key] = self.mb.const(val=array, name=self.unique(name))
+        return self._constants[key]
 
     def scalar_like(self, var: Var, number: float, role: str = "mask") -> Any:
         """A numpy scalar of ``var``'s type."""
@@ -253,8 +248,3 @@ def to_int32(array: np.ndarray) -> np.ndarray:
     """Integers as int32; ``INT64_MAX`` and its kind, which mean "to the end", saturate."""
     info = np.iinfo(np.int32)
     return np.clip(array, info.min, info.max).astype(np.int32)
-
-
-def symbols_of(dims: tuple[Any, ...], known: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Dims with their MIL symbols."""
-    return tuple(known[d] if isinstance(d, str) else d for d in dims)

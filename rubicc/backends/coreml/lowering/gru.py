@@ -61,7 +61,8 @@ def gru_direction(c: Context, layer: Layer, d: int, x: Var, h: Var) -> Sequence[
     """One direction over ``x`` (T, N, I) in the order given: (T, N, H) and (N, H)."""
     if not attr(layer.node, "linear_before_reset", 0):
         return _plain(c, layer, d, x, h)
-    return _after(c, layer, d, x, h) if c.opset >= OPSETS["iOS18"] else _two_steps(c, layer, d, x, h)
+    write = _two_steps if needs_two_steps(c, layer.node) else _after
+    return write(c, layer, d, x, h)
 
 
 def needs_two_steps(facts: Facts, node: ir.Node) -> bool:
@@ -88,6 +89,8 @@ def _after(c: Context, layer: Layer, d: int, x: Var, h: Var) -> Sequence[Var]:
     """Reset after the product: ``bias`` is the hidden side's, ``input_bias`` the input side's."""
     from rubicc.backends.coreml.lowering.recurrent import gate_weights, parameter
 
+    reason = "coremltools' own parity test of it is marked as failing (rdar://128479517): compare on a device"
+    c.decide("RUB-COREML-D12", layer.node, "MIL's gru with reset_after", reason)
     half = 3 * layer.size
     bias = {
         name: parameter(c, layer, f"{name}{d}", layer.gates(array, _MIL_ORDER))

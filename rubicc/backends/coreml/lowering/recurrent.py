@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from rubicc.backends.coreml.lowering.context import Context, Var
 from rubicc.backends.coreml.lowering.facts import Facts, attr, given
-from rubicc.backends.coreml.lowering.gru import check_gru, gru_direction
+from rubicc.backends.coreml.lowering.gru import check_gru, gru_direction, needs_two_steps
 from rubicc.backends.coreml.lowering.table import Refusal, convert, needs_constant, refuse
 from rubicc.backends.coreml.tools import OPSETS
 from rubicc.ir.ops.recurrent import GATES
@@ -103,7 +103,7 @@ def read(c: Context, node: ir.Node) -> Layer:
     directions = weights.shape[0]
     names = attr(node, "activations") or list(_DEFAULT[kind]) * directions
     per = len(_DEFAULT[kind])
-    dtype = c.dtype
+    dtype = "fp32" if kind == "GRU" and needs_two_steps(c, node) else c.dtype
     if dtype == "fp16" and not c.opset >= OPSETS["iOS17"]:
         dtype = "fp32"
         c.decide(
