@@ -111,7 +111,8 @@ def modules() -> dict[str, tuple[Callable[[], Any], bool]]:
     def zoo(**changes: Any) -> Any:
         config = {
             "vocab_size": WORDS, "hidden_size": WIDTH, "num_hidden_layers": LAYERS,
-            "num_attention_heads": HEADS, "intermediate_size": 48, "max_position_embeddings": PLACES, **changes,
+            "num_attention_heads": HEADS, "intermediate_size": 48,
+            "max_position_embeddings": PLACES, **changes,
         }  # fmt: skip
         return registry.get("dna-bert").build(config)
 
