@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ OPSETS = {"CoreML6": 7, "CoreML7": 8, "CoreML8": 9}
 def ran(
     folder: Path,
     kind: str,
-    results: list[tuple[str, str, tuple[int | None, ...]]],
+    results: Sequence[tuple[str, str, Sequence[int | None]]],
     opset: str = "CoreML7",
     semantics: str = "fp64",
     /,

@@ -42,7 +42,7 @@ def gru_reference(
     return np.stack(made)
 
 
-def gru_results(whole: bool, dtype: str = "fp32") -> list[tuple[str, str, tuple[int | None, ...]]]:
+def gru_results(whole: bool, dtype: str = "fp32") -> list[tuple[str, str, tuple[int, ...]]]:
     return [("o", dtype, (STEPS if whole else 1, BATCH, SIZE)), ("h", dtype, (BATCH, SIZE))]
 
 
