@@ -11,14 +11,13 @@ import onnx_ir as ir
 
 from rubicc.passes.ane.attention_core import Core, Mask, Untouched
 from rubicc.passes.ane.heads import Heads
-from rubicc.passes.ane.mask_rule import ancestors
 from rubicc.passes.ane.matching import Channels
 from rubicc.passes.ane.movement import Trials
 from rubicc.passes.rewrite import Editor, constant, is_constant, is_standard
 
 _TURN = [0, 3, 1, 2]  # (B, H, Q, K) to (B, K, H, Q)
 _UNBOUNDED = ("Log", "Div", "Reciprocal", "Pow", "Exp")  # may be infinite of finite numbers
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, None)
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 @dataclass(frozen=True)
@@ -108,15 +107,21 @@ def finite(masks: Sequence[Mask]) -> bool:
 
 
 def _is_finite(value: ir.Value) -> bool:
-    leaves = {value}
-    for node in ancestors(value):
-        if is_standard(node, *_UNBOUNDED):
+    """Whether only finite constants and whole numbers reach ``value``, by operators that keep them finite."""
+    seen: set[ir.Value] = set()
+    queue: list[ir.Value | None] = [value]
+    while queue:
+        one = queue.pop()
+        if one is None or one in seen or (one.dtype is not None and one.dtype not in _FLOATS):
+            continue
+        seen.add(one)
+        if is_constant(one):
+            array = constant(one)
+            if array is None or not np.all(np.isfinite(array)):
+                return False
+            continue
+        node = one.producer()
+        if node is None or is_standard(node, *_UNBOUNDED):
             return False
-        leaves.update(v for v in node.inputs if v is not None)
-    for leaf in leaves:
-        array = constant(leaf) if is_constant(leaf) else None
-        if array is not None and not np.all(np.isfinite(array)):
-            return False
-        if leaf.is_graph_input() and not is_constant(leaf) and leaf.dtype in _FLOATS:
-            return False
+        queue += node.inputs
     return True

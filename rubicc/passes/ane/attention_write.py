@@ -59,12 +59,12 @@ class Writer:
     def _cut(
         self, roots: Sequence[ir.Value], operands: tuple[Heads, Heads, Heads], like: ir.Node
     ) -> list[list[ir.Value]]:
-        """Channels of every head of queries and values, and of all keys; one Split for each projection."""
+        """Channels of every head of queries and values, and from the first key to the last; one Split each."""
         wanted = []
         for index, one in enumerate(operands):
             starts = sorted(set(one.offsets))
             pieces = [(start, one.width) for start in one.offsets]
-            wanted.append([(starts[0], one.width * len(starts))] if index == 1 else pieces)
+            wanted.append([(starts[0], starts[-1] + one.width - starts[0])] if index == 1 else pieces)
         found: dict[tuple[ir.Value, tuple[int, int]], ir.Value] = {}
         for root in dict.fromkeys(roots):
             mine = [p for other, pieces in zip(roots, wanted, strict=True) if other is root for p in pieces]
@@ -108,9 +108,13 @@ class Writer:
         if factor != 1.0:
             by = self._number(f"{core.scores.name}_scale", factor, whole)
             turned = self._channels.behind(turned, "Mul", [turned, by], like, {}, dims, whole.dtype)
-        starts = sorted(set(key.offsets))
-        parts = self._channels.split(turned, [key.width] * len(starts), 3, like)
-        return [parts[starts.index(start)] for start in key.offsets]
+        first, at, sizes, places = min(key.offsets), 0, [], {}
+        for start in sorted(set(key.offsets)):
+            sizes += [start - first - at] if start - first > at else []  # channels between heads
+            places[start], at = len(sizes), start - first + key.width
+            sizes.append(key.width)
+        parts = self._channels.split(turned, sizes, 3, like)
+        return [parts[places[start]] for start in key.offsets]
 
     def _scores(self, core: Core, key: ir.Value, query: ir.Value) -> ir.Value:
         like = core.context
