@@ -24,6 +24,7 @@ LIMIT = (
 # Products of two of 1, 2, 3, 4, 8: the engine's compiler splits strides so (coremltools #2173), and loading a
 # convolution of stride 5 or 7 was seen not to end (coremltools #2473).
 STRIDES = frozenset((1, 2, 3, 4, 6, 8, 9, 12, 16, 24, 32, 64))
+GROWTH = 1.5  # times the weights that a grouped convolution may get where nobody asks for a form
 UNKNOWN_LENGTH = 4096  # where time is symbolic; only ratios matter
 
 
@@ -36,6 +37,7 @@ class Form:
         parts: phases s; rows of the tall kernel; addends.
         nodes: operators it takes, the original Conv being one.
         macs: multiplications, as a multiple of the original ones.
+        weights: numbers in its kernels, as a multiple of the original ones.
         nanoseconds: by the model above.
     """
 
@@ -43,6 +45,7 @@ class Form:
     parts: int
     nodes: int
     macs: float
+    weights: float
     nanoseconds: float
 
 
@@ -81,7 +84,7 @@ def forms(geometry: Geometry, limit: int, length: int | None, *, rows: bool = Tr
 
 
 def phase_counts(geometry: Geometry, limit: int) -> list[int]:
-    """Phases whose three kernels (into phases, between them, back) stay within ``limit``, by known strides."""
+    """Phases whose three kernels (into them, between, back) stay within ``limit``, by known strides."""
     most, plain = limit // geometry.stride, unpadded(geometry)
     counts = [n for n in range(2, most + 1) if {n, n * geometry.stride} <= STRIDES]
     return [count for count in counts if fold(plain, count).taps <= limit]
@@ -90,6 +93,11 @@ def phase_counts(geometry: Geometry, limit: int) -> list[int]:
 def unpadded(geometry: Geometry) -> Geometry:
     """The same kernel without padding: what folds its weights, wherever the zeros before are put."""
     return replace(geometry, before=0, after=0)
+
+
+def lean(found: list[Form], geometry: Geometry) -> list[Form]:
+    """Those that keep a package small: phases mix channels, so grouped kernels become many times as large."""
+    return [form for form in found if geometry.groups == 1 or form.weights <= GROWTH] or found
 
 
 def best(found: list[Form], wanted: FormName | Literal["auto"]) -> Form | None:
@@ -116,13 +124,20 @@ def _time(*nodes: tuple[float, float]) -> float:
     return sum(max(macs / MACS_PER_NS, moved / BYTES_PER_NS) + NODE_NS for macs, moved in nodes)
 
 
+def _kernel(geometry: Geometry) -> int:
+    """Bytes of the plain kernel, which are streamed like activations."""
+    g = geometry
+    return g.groups * g.outputs * g.inputs * g.taps * HALF
+
+
 def _sum(geometry: Geometry, limit: int, length: int) -> Form:
     whole_in, whole_out, macs = _sizes(geometry, length)
     parts = split(geometry.taps, limit, geometry.dilation)
     nodes = [(0.0, 2.0 * whole_in)] * (1 + len(parts))
-    nodes += [(macs * taps / geometry.taps, whole_in + whole_out) for taps in parts]
+    shares = [taps / geometry.taps for taps in parts]
+    nodes += [(macs * share, whole_in + whole_out + _kernel(geometry) * share) for share in shares]
     nodes += [(0.0, 3.0 * whole_out)] * (len(parts) - 1)
-    return Form("sum", len(parts), len(nodes), 1.0, _time(*nodes))
+    return Form("sum", len(parts), len(nodes), 1.0, 1.0, _time(*nodes))
 
 
 def _tall(geometry: Geometry, limit: int, length: int) -> Form:
@@ -130,8 +145,11 @@ def _tall(geometry: Geometry, limit: int, length: int) -> Form:
     parts = split(geometry.taps, limit, geometry.dilation)
     rows, wasted = len(parts), len(parts) * max(parts) / geometry.taps
     nodes = [(0.0, 2.0 * whole_in)] * (1 + rows)
-    nodes += [(0.0, 2.0 * rows * whole_in), (macs * wasted, rows * whole_in + whole_out)]
-    return Form("tall", rows, len(nodes), wasted, _time(*nodes))
+    nodes += [
+        (0.0, 2.0 * rows * whole_in),
+        (macs * wasted, rows * whole_in + whole_out + _kernel(geometry) * wasted),
+    ]
+    return Form("tall", rows, len(nodes), wasted, wasted, _time(*nodes))
 
 
 def _phases(geometry: Geometry, count: int, length: int) -> Form:
@@ -139,9 +157,10 @@ def _phases(geometry: Geometry, count: int, length: int) -> Form:
     g = geometry
     folded = macs * macs_per_output(unpadded(g), count) / (g.inputs * g.taps)
     moves = g.groups * g.inputs * length * count * g.stride, g.groups * g.outputs * _out(g, length) * count
+    weights = count * folded / macs  # a kernel of count times as many positions is used at fewer places
     nodes = (
         (float(moves[0]), 2.0 * whole_in),
-        (folded, float(whole_in + whole_out)),
+        (folded, whole_in + whole_out + _kernel(g) * weights),
         (float(moves[1]), 2.0 * whole_out),
     )
-    return Form("phases", count, 3, (folded + sum(moves)) / macs, _time(*nodes))
+    return Form("phases", count, 3, (folded + sum(moves)) / macs, weights, _time(*nodes))

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from rubicc.evidence.decision import Decision
 from rubicc.ir.graph import Graph, source_of
 from rubicc.ir.shapes import dims_of
-from rubicc.passes.ane.kernel_forms import LIMIT, Form, best, extent, forms
+from rubicc.passes.ane.kernel_forms import LIMIT, Form, best, extent, forms, lean
 from rubicc.passes.ane.kernel_writer import KernelWriter
 from rubicc.passes.ane.matching import MIN_OPSET
 from rubicc.passes.layout.geometry import geometry, last_axis, operands
@@ -45,8 +45,9 @@ class WideKernels(Pass):
       fp16. Takes as many times the memory as there are rows.
     * **sum**: for any two-dimensional kernel and computed weights; every addend is rounded once.
 
-    ``form = auto`` takes the fastest by `kernel_forms`. Integer weights, quantisers and their scales are cut
-    or folded with their weights and stay exact. Exact up to the order of summation.
+    ``form = auto`` takes the fastest by `kernel_forms`, for grouped convolutions among those without many
+    more weights. Integer weights, quantisers and their scales are cut or folded with their weights and stay
+    exact. Exact up to the order of summation.
     """
 
     id = "ane.wide-kernels"
@@ -106,6 +107,8 @@ class WideKernels(Pass):
         length = dims[-1] if dims is not None else None
         rows, shape = _one_row(node, dims[-2] if dims is not None else None), last_axis(node)
         found = forms(shape, self.options.limit, length if isinstance(length, int) else None, rows=rows)
+        if self.options.form == "auto":
+            found = lean(found, shape)
         form = best(found, self.options.form) or best(found, "auto")
         assert form is not None  # addends can always be had
         return shape, form
