@@ -103,11 +103,16 @@ def tied() -> Graph:
     )  # fmt: skip
 
 
-def test_a_tied_head_stays_a_product_unless_asked() -> None:
-    done = apply_and_check(LINEAR, tied())
+def test_a_tied_head_reads_the_table_either_way() -> None:
+    done = apply_and_check(LINEAR, tied(), options={"head": "product"})
     assert done.graph.op_counts()["MatMul"] == 1 and "embedding" in done.record.notes[0].what
-    done = apply_and_check(LINEAR, tied(), options={"head": "conv"})
+    before = tied()
+    done = apply_and_check(LINEAR, before)
     assert "MatMul" not in done.graph.op_counts()
+    head = [n for n in done.graph.nodes if n.op_type == "Conv"][-1].inputs[1]
+    table = before.ir.initializers["table"].const_value
+    assert head is not None and head.const_value is not None and table is not None
+    assert np.shares_memory(head.const_value.numpy(), table.numpy())
 
 
 def test_what_follows_a_recurrent_layer_stays() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from rubicc.ir.graph import is_quantiser
 from rubicc.passes.ane.attention_core import Core, Mask, Untouched
 from rubicc.passes.ane.heads import Heads
-from rubicc.passes.ane.matching import Channels
+from rubicc.passes.ane.matching import Channels, is_elementwise
 from rubicc.passes.ane.movement import Trials
 from rubicc.passes.rewrite import Editor, constant, is_constant, is_standard
 
@@ -91,14 +92,44 @@ class MaskViews:
             return self._edit.initializer(f"{value.name}_keys", whole.transpose(_TURN))
         known = self._trials.runs[0].shape(value)
         assert known is not None  # else `plan` has refused it
-        missing = 4 - len(known)
-        own = list(value.shape) if value.shape is not None else [None] * len(known)
+        return self._above(value, like) or self._view(value, len(known), like)
+
+    def _above(self, value: ir.Value, like: ir.Node) -> ir.Value | None:
+        """``value`` turned by turning what it is computed from, where that is its one input and of rank 4.
+
+        The view then stands where the mask comes in, and merges with what made its axes there.
+        """
+        node = value.producer()
+        if node is None or not is_elementwise(node) or is_quantiser(node):
+            return None
+        data = [v for v in node.inputs if v is not None and not is_constant(v)]
+        if len(data) != 1 or any(_size(v) != 1 for v in node.inputs if v is not None and v is not data[0]):
+            return None
+        known = self._trials.runs[0].shape(data[0])
+        if known is None or len(known) != 4:
+            return None
+        source = self.view(data[0], False, 0, 1, like)
+        inputs = [source if v is data[0] else v for v in node.inputs]
+        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+        made = self._edit.node(
+            node.op_type, inputs, like=node, attributes=attributes, shape=source.shape, dtype=value.dtype
+        )
+        return made.outputs[0]
+
+    def _view(self, value: ir.Value, dimensions: int, like: ir.Node) -> ir.Value:
+        missing = 4 - dimensions
+        own = list(value.shape) if value.shape is not None else [None] * dimensions
         dims: list[Any] = [1] * missing + own
         if missing:
             axes = self._channels.numbers("leading", range(missing))
             value = self._channels.behind(value, "Unsqueeze", [value, axes], like, {}, dims, value.dtype)
         dims = [dims[axis] for axis in _TURN]
         return self._channels.behind(value, "Transpose", [value], like, {"perm": _TURN}, dims, value.dtype)
+
+
+def _size(value: ir.Value) -> int | None:
+    array = constant(value)
+    return None if array is None else array.size
 
 
 def finite(masks: Sequence[Mask]) -> bool:

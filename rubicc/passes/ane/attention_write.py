@@ -59,7 +59,7 @@ class Writer:
     def _cut(
         self, roots: Sequence[ir.Value], operands: tuple[Heads, Heads, Heads], like: ir.Node
     ) -> list[list[ir.Value]]:
-        """Channels of every head of queries and values, and from the first key to the last; one Split each."""
+        """Channels of every head of queries and values, and from first to last key; one Split each."""
         wanted = []
         for index, one in enumerate(operands):
             starts = sorted(set(one.offsets))

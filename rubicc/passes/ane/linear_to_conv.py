@@ -58,8 +58,9 @@ class LinearToConv(Pass):
     Weights are turned as views: nothing is copied. Quantisers on weights stay, scales turned alike.
 
     A layer behind a recurrent one stays (that does not run on the Neural Engine, so its data has the other
-    order anyway), and so does, with ``head = auto``, a layer whose weight the embedding reads too: as a
-    matrix product it shares the table, as a convolution it would store it twice.
+    order anyway). A head whose weight is the embedding's own table becomes a convolution on a view of that
+    table: vocabularies fit the channels of the Neural Engine (65,536), not the last axis of a product
+    (16,384). With ``head = product`` it stays a matrix product on the very same array.
     """
 
     id = "ane.linear-to-conv"
@@ -72,10 +73,10 @@ class LinearToConv(Pass):
         """Options of :class:`LinearToConv`.
 
         Attributes:
-            head: ``auto`` leaves products with a weight that another operator reads; ``conv`` changes all.
+            head: ``product`` leaves products with a weight that another operator reads; ``conv`` changes all.
         """
 
-        head: Literal["auto", "conv"] = "auto"
+        head: Literal["conv", "product"] = "conv"
 
     def run(self, graph: Graph) -> bool:
         """See :class:`LinearToConv`."""
@@ -98,7 +99,7 @@ class LinearToConv(Pass):
 
     def _suits(self, found: Linear) -> bool:
         where = source_of(found.node)
-        if self.options.head == "auto" and _shared(found.weight):
+        if self.options.head == "product" and _shared(found.weight):
             self.note(where, "linear layer stays a matrix product: it shares its weight with an embedding")
             return False
         if comes_from(found.x, _RECURRENT) is not None:
