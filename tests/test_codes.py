@@ -21,6 +21,7 @@ ROOMS = {
     "SPEC": ".",
     "ART": "evidence",
     "CLI": "cli",
+    "AIE": "backends/aie",
     "COREML": "backends/coreml",
     "CPU": "backends/cpu_gpu",
     "DRV": "driver",
@@ -33,7 +34,10 @@ ROOMS = {
     "TGT": "backends",
 }
 # Rooms inside a room, by the first digit of the number: RUB-COREML-1xx and -D1x belong to lowering.
-INSIDE = {"COREML": {"1": "lowering", "2": "run", "3": "compress", "4": "lint", "5": "swift"}}
+INSIDE = {
+    "AIE": {"2": "plan", "3": "kernels", "4": "project", "5": "sim"},
+    "COREML": {"1": "lowering", "2": "run", "3": "compress", "4": "lint", "5": "swift"},
+}
 # What a remedy begins with: a sentence, or a part of one, that tells the reader to do something.
 VERBS = (
     "allow|call|cast|change|check|choose|compile|convert|copy|create|declare|expand|export|fetch|"

@@ -99,6 +99,29 @@ CODES: dict[str, tuple[str, str]] = {
         "not exercise what the mutant breaks."
         " Change the graph or its inputs until the mutant fails.",
     ),
+    "RUB-PASS-030": (
+        "Value on no power-of-two grid",
+        "Integer legalisation reads and makes values through quantisers whose scale is one power of two and "
+        "whose zero point is 0, with weights on such grids too. The message names the stage that has none. "
+        "Run integer.place before it with a format for every value, or compile with calibration data.",
+    ),
+    "RUB-PASS-031": (
+        "Function without a table",
+        "A function of one value becomes a table of its results. This one holds an operator that cannot be "
+        "evaluated, or is infinite or undefined somewhere in the range of its argument. Clip the argument in "
+        "the model, or leave the layer to the host.",
+    ),
+    "RUB-PASS-D40": (
+        "Quantisers of the model replaced",
+        "The model came with quantisers whose scales are no powers of two, or whose widths the array does "
+        "not multiply. They were replaced by power-of-two ones of the nearest width at least as wide, fitted "
+        "on calibration data; the message counts them. Train with power-of-two scales to keep them.",
+    ),
+    "RUB-PASS-D41": (
+        "Finer than the sums",
+        "A result's format was made coarser than its values asked for, because the sums it is rounded from "
+        "have no finer steps. Give the product more bits if its layer turns out to cost accuracy.",
+    ),
     "RUB-PASS-D01": (
         "Node kept in fp32",
         "A node asked to run in fp16 stays in fp32 because one of its weights exceeds 65504, the largest "

@@ -81,7 +81,7 @@ def quantise(
         ValueError: no calibration data.
     """
     options = options or Options()
-    items = _items(feeds, graph)
+    items = single_items(feeds, graph)
     if not items:
         raise ValueError("post-training quantisation needs calibration data")
     began = time.perf_counter()
@@ -258,7 +258,7 @@ def _joined(node: ir.Node) -> tuple[ir.Value, ...]:
     return (out, *sums)
 
 
-def _items(feeds: Sequence[Feeds], graph: Graph) -> list[Feeds]:
+def single_items(feeds: Sequence[Feeds], graph: Graph) -> list[Feeds]:
     """Single batch items, taken in turns from the arrays; whole batches where inputs are fixed to them."""
     firsts = [value.shape[0] for value in graph.inputs if value.shape]
     if any(isinstance(first, int) and first > 1 for first in firsts):

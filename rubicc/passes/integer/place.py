@@ -1,0 +1,140 @@
+"""Puts quantisers whose scales are powers of two on the values and weights of an integer machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from rubicc.ir.graph import QONNX_DOMAIN, Graph, is_quantiser
+from rubicc.passes.integer.formats import Format
+from rubicc.passes.integer.stages import Stage, bias_of, origin, output_axis, stages
+from rubicc.passes.registry import Pass, register
+from rubicc.passes.rewrite import Editor, constant
+
+BIAS_BITS = 32
+
+
+@dataclass(frozen=True)
+class PlaceOptions:
+    """What is known.
+
+    Attributes:
+        values: exponent, bits and sign of results and entries, by value name.
+        weights: exponents per output channel and bits of products, by node name.
+    """
+
+    values: Mapping[str, tuple[int, int, bool]] = field(default_factory=dict)
+    weights: Mapping[str, tuple[tuple[int, ...], int]] = field(default_factory=dict)
+
+
+@register
+class Place(Pass):
+    """Values that stages read and make, weights and biases are rounded to powers of two times integers.
+
+    ::
+
+        before   x -> Conv(W, b) -> Relu -> Conv(V)
+        after    Quant(x) -> Conv(Quant(W), b on the grid of their product) -> Relu -> Quant -> Conv(Quant(V))
+    """
+
+    id = "integer.place"
+    exact = False
+    tolerance = 0.5
+    ensures = frozenset({"power-of-two"})
+    Options = PlaceOptions
+    options: PlaceOptions
+
+    def run(self, graph: Graph) -> bool:
+        """See :class:`Pass`."""
+        edit = Editor(graph, self.id)
+        found = stages(graph)
+        changed = False
+        for stage in found.found:
+            changed |= self._weights(edit, stage)
+        for value in [*found.entries, *(stage.result for stage in found.found)]:
+            changed |= self._value(graph, edit, value)
+        graph.model.opset_imports.setdefault(QONNX_DOMAIN, 1)
+        return changed
+
+    def _weights(self, edit: Editor, stage: Stage) -> bool:
+        known = self.options.weights.get(stage.node.name or "")
+        value = stage.node.inputs[1] if stage.kind == "product" else None
+        weight = constant(value)
+        if known is None or value is None or weight is None:
+            return False
+        exponents, bits = np.asarray(known[0], np.int64), known[1]
+        shape = [1] * weight.ndim
+        shape[output_axis(stage.node)] = -1
+        scale = np.exp2(exponents).astype(np.float32).reshape(shape)
+        made = quantiser(edit, stage.node, value, scale, bits, signed=True)
+        stage.node.replace_input_with(1, made)
+        self._bias(edit, stage, exponents)
+        return True
+
+    def _bias(self, edit: Editor, stage: Stage, exponents: np.ndarray) -> None:
+        bias = bias_of(stage)
+        known = self.options.values.get(origin(stage.inputs[0]).name or "")
+        if bias is None or known is None:
+            return
+        step = np.exp2(exponents + known[0])
+        limit = 2.0 ** (BIAS_BITS - 2)
+        rounded = np.asarray(np.clip(np.rint(bias / step), -limit, limit) * step, np.float32)
+        value = edit.initializer(f"{stage.node.name}_bias", rounded)
+        if stage.bias is not None:
+            adding = stage.nodes[1]
+            adding.replace_input_with(0 if adding.inputs[0] is stage.bias else 1, value)
+        else:
+            stage.node.replace_input_with(2, value)
+
+    def _value(self, graph: Graph, edit: Editor, value: ir.Value) -> bool:
+        known = self.options.values.get(value.name or "")
+        users = list(value.uses())
+        if known is None or (users and all(is_quantiser(use.node) for use in users)):
+            return False
+        form = Format(*known)
+        like = value.producer() or users[0].node
+        made = quantiser(
+            edit, like, value, np.float32(2.0**form.exponent), form.bits, signed=form.signed,
+            after=value.producer() is not None, graph=graph,
+        )  # fmt: skip
+        for use in users:
+            use.node.replace_input_with(use.idx, made)
+        if value.is_graph_output():
+            name = value.name
+            value.name = edit.fresh(f"{name}_unrounded")
+            made.name, made.shape, made.type = name, value.shape, value.type
+            outputs = graph.ir.outputs
+            outputs[outputs.index(value)] = made
+        return True
+
+
+def quantiser(
+    edit: Editor,
+    like: ir.Node,
+    value: ir.Value,
+    scale: np.ndarray | np.float32,
+    bits: int,
+    *,
+    signed: bool,
+    after: bool = False,
+    graph: Graph | None = None,
+) -> ir.Value:
+    """A ``Quant`` of ``value`` before (or ``after``) ``like``, rounding half to even; its result."""
+    stem = edit.fresh_node(f"{like.name or like.op_type}/Quant")
+    numbers = {"scale": np.asarray(scale, np.float32), "zero": np.float32(0), "bits": np.float32(bits)}
+    inputs = [edit.initializer(f"{stem}_{what}", np.asarray(number)) for what, number in numbers.items()]
+    attributes: dict[str, int | str] = {"signed": int(signed), "narrow": 0, "rounding_mode": "ROUND"}
+    node = ir.node("Quant", [value, *inputs], attributes, domain=QONNX_DOMAIN, num_outputs=1, name=stem)
+    out = node.outputs[0]
+    out.name = edit.fresh(f"{stem}_out")
+    out.shape = value.shape.copy() if value.shape is not None else None
+    out.type = ir.TensorType(ir.DataType.FLOAT)
+    edit.stamp(node, like)
+    owner = graph.ir if graph is not None else like.graph
+    if owner is None:
+        raise ValueError("the node is in no graph")
+    (owner.insert_after if after else owner.insert_before)(like, node)
+    return out
