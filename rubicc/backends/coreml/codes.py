@@ -32,7 +32,7 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-COREML-013": (
         "Core ML is not here",
         "Core ML itself runs on macOS only, or it refused the package there; its own message is given. "
-        "Everywhere else leave --runtime out: rubicc's interpreter runs the same file.",
+        "Leave --runtime out, and rubicc's own interpreter runs the same file anywhere.",
     ),
     "RUB-COREML-014": (
         "Inputs the package does not take",
