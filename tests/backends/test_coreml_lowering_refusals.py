@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,17 @@ def test_every_row_of_the_table_says_its_oldest_target_and_its_operations() -> N
     assert all(row.since in tools.OPSETS for row in rows.values())
     assert {name for name, row in rows.items() if not row.mil} == {"Identity", "Dropout"}
     assert "Gelu" in rows and "qonnx.custom_op.general::Quant" in rows
+
+
+def test_the_page_of_operators_is_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "targets" / "coreml-operators.md").read_text("utf-8")
+    table = page.partition("| operator |")[2].partition("\n\n")[0].splitlines()[2:]
+    told: dict[str, tuple[str, str]] = {}
+    for line in table:
+        names, operations, note = (part.strip() for part in line.strip("|").split("|"))
+        told |= {name.strip(): (operations.replace("nothing", ""), note) for name in names.split(",")}
+    rows = {name.rpartition("::")[2]: (" ".join(row.mil), row.note) for name, row in supported().items()}
+    assert told == rows
 
 
 def test_a_row_newer_than_the_target_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
