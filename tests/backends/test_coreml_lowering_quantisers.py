@@ -88,13 +88,14 @@ def test_a_scale_that_float16_loses_is_kept() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.integers(2, 16), st.booleans(), st.booleans(), st.sampled_from(MODES), st.integers(-4, 4),
+    st.integers(1, 16), st.booleans(), st.booleans(), st.sampled_from(MODES), st.integers(-4, 4),
     st.floats(0.01, 4.0), st.sampled_from(["iOS16", "iOS17"]),
 )  # fmt: skip
 def test_any_grid(
     bits: int, signed: bool, narrow: bool, mode: str, zero: int, scale: float, target: str
 ) -> None:
     """Values off the ties, where the quotient's last bit decides nothing."""
+    narrow = narrow and bits > 1
     step = float(np.float32(scale))
     levels = np.arange(-300, 300, 7) + np.tile([0.3, -0.3, 0.45, 0.1, 0.2, -0.4], 15)[:86]
     x = (levels * step).reshape(2, 43).astype(np.float32)
@@ -102,6 +103,19 @@ def test_any_grid(
         x, step, float(zero), float(bits), signed=int(signed), narrow=int(narrow), rounding_mode=mode,
     )  # fmt: skip
     assert compiled(b.graph(), target=target).gap(b.feeds) < 1e-6
+
+
+@pytest.mark.parametrize("narrow", [0, 1])
+@pytest.mark.parametrize("zero", [0.0, 1.0, -2.0])
+def test_one_signed_bit_is_the_sign(narrow: int, zero: float) -> None:
+    b = quantised(ties(), 0.25, zero, 1.0, narrow=narrow)
+    made = compiled(b.graph(), target="iOS16")
+    assert made.gap(b.feeds) == 0.0 and len(np.unique(made.run(b.feeds)["quant0"])) == 2
+
+
+def test_a_single_level_is_refused() -> None:
+    (finding,) = findings(quantised(ties(), 0.25, bits=1.0, signed=0, narrow=1).graph())
+    assert finding.rule == "RUB-COREML-103" and "single level" in finding.reason
 
 
 def test_bipolar_counts_zero_as_positive() -> None:

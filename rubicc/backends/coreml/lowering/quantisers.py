@@ -29,13 +29,18 @@ _MODES = _NEAREST | frozenset({*_SIMPLE, "UP", "DOWN", "ROUND_TO_ZERO", "HALF_UP
 
 @dataclass(frozen=True)
 class _Grid:
-    """A uniform quantiser: arrays broadcast against the input."""
+    """A uniform quantiser: arrays broadcast against the input.
+
+    Attributes:
+        sign: levels are -1 and 1, which is what qonnx makes of one signed bit.
+    """
 
     scale: np.ndarray
     zero: np.ndarray
     low: float
     high: float
     mode: str
+    sign: bool
 
 
 def _parameters(facts: Facts, node: ir.Node) -> list[np.ndarray] | None:
@@ -48,18 +53,23 @@ def _grid(facts: Facts, node: ir.Node) -> _Grid | None:
     arrays = _parameters(facts, node)
     if arrays is None or np.unique(arrays[2]).size != 1:
         return None
-    bits = float(arrays[2].reshape(-1)[0])
-    low, high = int_range(bits, bool(attr(node, "signed", 1)), bool(attr(node, "narrow", 1)))
+    bits, signed = float(arrays[2].reshape(-1)[0]), bool(attr(node, "signed", 1))
+    sign = signed and bits == 1.0
+    low, high = (-1, 1) if sign else int_range(bits, signed, bool(attr(node, "narrow", 1)))
     mode = (attr(node, "rounding_mode", "ROUND") or "ROUND").upper()
-    return _Grid(arrays[0].astype(np.float64), arrays[1].astype(np.float64), float(low), float(high), mode)
+    scale, zero = (array.astype(np.float64) for array in arrays[:2])
+    return _Grid(scale, zero, float(low), float(high), mode, sign)
 
 
 def _check_quant(facts: Facts, node: ir.Node) -> Iterator[Refusal]:
     for value in node.inputs[1:]:
         yield from needs_constant(facts, value, "a parameter of Quant")
     if all(facts.is_constant(value) for value in node.inputs[1:]):
-        if _grid(facts, node) is None:
+        grid = _grid(facts, node)
+        if grid is None:
             yield refuse("Quant whose bit widths differ")
+        elif grid.low >= grid.high:
+            yield refuse("Quant with a single level")
         mode = (attr(node, "rounding_mode", "ROUND") or "ROUND").upper()
         if mode not in _MODES:
             yield refuse(f"Quant with rounding {mode}")
@@ -76,8 +86,7 @@ def quant(c: Context, node: ir.Node) -> None:
     """An activation on a grid."""
     grid = _grid(c, node)
     assert grid is not None
-    bits = 1.0 if grid.high == 0 and grid.low == -1 else 0.0
-    if bits and attr(node, "signed", 1):  # qonnx: one signed bit is the sign, not {-1, 0}
+    if grid.sign and not np.any(grid.zero):
         c.set(node.outputs[0], _sign(c, node, grid.scale))
         return
     axis = _channel(c, node.inputs[0], grid)
@@ -143,9 +152,13 @@ def _by_arithmetic(c: Context, node: ir.Node, grid: _Grid) -> Var:
     shifted = bool(np.any(grid.zero))
     if shifted:
         y = c.op("add", node, "shifted", x=y, y=zero)
-    low, high = (c.scalar_like(y, number, "bound") for number in (grid.low, grid.high))
-    y = c.op("clip", node, "clipped", x=y, alpha=low, beta=high)
-    y = _rounded(c, node, y, grid.mode)
+    if grid.sign:
+        positive = c.op("greater_equal", node, "positive", x=y, y=c.scalar_like(y, 0))
+        twice = c.op("mul", node, "twice", x=c.cast(positive, dtype), y=c.scalar_like(y, 2))
+        y = c.op("sub", node, "signs", x=twice, y=c.scalar_like(y, 1))
+    else:
+        low, high = (c.scalar_like(y, number, "bound") for number in (grid.low, grid.high))
+        y = _rounded(c, node, c.op("clip", node, "clipped", x=y, alpha=low, beta=high), grid.mode)
     if shifted:
         y = c.op("sub", node, "back", x=y, y=zero)
     return c.op("mul", node, x=y, y=scale)
