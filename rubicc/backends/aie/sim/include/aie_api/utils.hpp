@@ -1,0 +1,4 @@
+// Nothing of it is needed here: printing goes to the host.
+#pragma once
+
+#include "aie.hpp"
