@@ -29,7 +29,7 @@ SPARSE_SHIFT = "constexpr_sparse_blockwise_shift_scale"
 TENSOR, CHANNEL, IN_BLOCKS = "tensor", "channel", "block"
 
 # (bits, granularity) -> operator and bits stored; None: no form is smaller than fp16.
-OLD = {
+OLD: dict[tuple[int, str], tuple[str, int] | None] = {
     (1, TENSOR): (LUT, 1),
     (2, TENSOR): (LUT, 2),
     (3, TENSOR): (LUT, 4),
@@ -44,7 +44,7 @@ OLD = {
     (2, IN_BLOCKS): (LUT, 8),
     **{(bits, IN_BLOCKS): None for bits in range(3, 9)},
 }
-NEW = {
+NEW: dict[tuple[int, str], tuple[str, int] | None] = {
     **{(bits, TENSOR): (LUT, bits) for bits in (1, 2, 3)},
     (4, TENSOR): (SHIFT, 4),
     (5, TENSOR): (LUT, 6),
@@ -55,7 +55,12 @@ NEW = {
     **{(bits, part): (SHIFT, 4) for bits in (3, 4) for part in (CHANNEL, IN_BLOCKS)},
     **{(bits, part): (SHIFT, 8) for bits in (5, 6, 7, 8) for part in (CHANNEL, IN_BLOCKS)},
 }
-FORMS = {"iOS16": OLD, "iOS17": OLD, "iOS18": NEW, "iOS26": NEW}
+FORMS: dict[str, dict[tuple[int, str], tuple[str, int] | None]] = {
+    "iOS16": OLD,
+    "iOS17": OLD,
+    "iOS18": NEW,
+    "iOS26": NEW,
+}
 
 
 def scales(part: str) -> np.ndarray:

@@ -106,7 +106,7 @@ def read_of(
 
 
 QUANT = {"w": WEIGHT, "s": SCALE, "z": np.float32(0), "b": np.float32(4)}
-PLAIN = {"signed": 1, "narrow": 1, "rounding_mode": "ROUND"}
+PLAIN: dict[str, Any] = {"signed": 1, "narrow": 1, "rounding_mode": "ROUND"}
 MOVED: list[tuple[str, str, dict[str, Any], dict[str, Any], tuple[int, ...]]] = [
     ("Transpose", "q", {}, {"perm": [2, 0, 1]}, (6, 8, 4)),
     ("Reshape", "q to", {"to": np.array([8, 24])}, {}, (8, 24)),

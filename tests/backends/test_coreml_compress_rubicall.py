@@ -71,7 +71,7 @@ def test_bits_and_bytes_are_the_networks(source: Graph, target: str, tmp_path: P
     weights = {name: n for name, n in names.items() if constant(n.inputs[0]) is not None}
     feeds = {item.name: np.zeros(item.default, np.float32) for item in shapes.inputs}
     values = execute(graph, feeds, keep=list(weights))
-    wanted = Counter()
+    wanted: Counter[bytes] = Counter()
     for name, node in weights.items():
         scale, width = constant(node.inputs[1]), constant(node.inputs[3])
         assert scale is not None and width is not None

@@ -58,7 +58,13 @@ def net(kind: str) -> tuple[Graph, str, int, int]:
         )
     gates = 3 if kind == "gru" else 4
     made = node(
-        kind.upper(), "x w r", "y", hidden_size=32, **({"linear_before_reset": 1} if gates == 3 else {})
+        kind.upper(),
+        "x w r",
+        "y",
+        "",
+        "",
+        hidden_size=32,
+        **({"linear_before_reset": 1} if gates == 3 else {}),
     )
     constants = {"w": weights(1, 32 * gates, 16), "r": weights(1, 32 * gates, 32)}
     outs = {"y": ("T", 1, 2, 32)}
@@ -81,7 +87,7 @@ def test_sites_know_every_kind_of_weight(kind: str) -> None:
     graph, name, out, into = net(kind)
     found = {site.name: site for site in sites(graph, least=1)}
     assert (found[name].out, found[name].into) == (out, into)
-    assert not sites(graph, least=1, skip=[n.name for n in graph.nodes])
+    assert not sites(graph, least=1, skip=[n.name or "" for n in graph.nodes])
     assert bool(sites(graph, least=1, recurrent=False)) == (kind not in ("gru", "lstm"))
 
 
@@ -96,9 +102,9 @@ def test_integers_by_their_definition(kind: str, granularity: Any) -> None:
     one = QuantiseWeights(WeightOptions(bits=4, granularity=granularity, block=16, least=1, fit="absmax"))
     made = compressed(graph, one)
     quant = next(n for n in made.nodes if n.op_type == "Quant" and n.inputs[0].name.startswith(f"{name}"))  # type: ignore[union-attr]
-    after = execute(made, feeds_of(graph), keep=[quant.outputs[0].name])[quant.outputs[0].name or ""].reshape(
-        array.shape
-    )
+    after = execute(made, feeds_of(graph), keep=[quant.outputs[0].name or ""])[
+        quant.outputs[0].name or ""
+    ].reshape(array.shape)
     length = {"tensor": 0, "channel": array.size // array.shape[out]}.get(
         granularity, divisor(array.shape[into], 16)
     )
@@ -167,7 +173,7 @@ def test_palettes_hold_few_values_per_group(kind: str, bits: int, group: int) ->
     array = initializer(graph, name)
     made = compressed(graph, Palettize(PaletteOptions(bits=bits, group=group, least=1)))
     look = next(n for n in made.nodes if n.op_type == "Gather" and n.inputs[0].name == f"{name}_table")  # type: ignore[union-attr]
-    after = execute(made, feeds_of(graph), keep=[look.outputs[0].name])[look.outputs[0].name or ""]
+    after = execute(made, feeds_of(graph), keep=[look.outputs[0].name or ""])[look.outputs[0].name or ""]
     assert after.shape == array.shape and np.array_equal(after, after.astype(np.float16))
     channels = np.moveaxis(after, out, 0)
     length = divisor(array.shape[out], group) if group else array.shape[out]
@@ -245,7 +251,7 @@ def test_marks_travel_with_what_comes_after(then: str) -> None:
     after = compressed(made, one)
     marked = [v for v in after.ir.initializers.values() if SPARSE_KEY in v.metadata_props and v.uses()]
     assert len(marked) == 1
-    source = marked[0].uses()[0].node
+    source = next(iter(marked[0].uses())).node
     value = next(
         n for n in after.nodes if n.op_type in (("Reshape",) if then == "int" else ("Gather",))
     ).outputs[0]
@@ -421,7 +427,11 @@ def test_zoo_networks_keep_their_output(lowered_zoo: Callable[[str], Graph]) -> 
     x = {"x": np.random.default_rng(1).standard_normal((2, 1, 700)).astype(np.float32)}
     reference = next(iter(execute(graph, x).values()))
     least = {QuantiseWeights: 35.0, Palettize: 30.0, Sparsify: 3.0}
-    options = {QuantiseWeights: {}, Palettize: {"bits": 8}, Sparsify: {"sparsity": 0.2}}
+    options: dict[Any, dict[str, Any]] = {
+        QuantiseWeights: {},
+        Palettize: {"bits": 8},
+        Sparsify: {"sparsity": 0.2},
+    }
     for one, floor in least.items():
         made = graph.clone()
         assert one(make_options(one, options[one])).run(made)
