@@ -73,7 +73,7 @@ def test_one_attention_per_head() -> None:
     done = apply_and_check(PASS, apply_and_check("ane.linear-to-conv", attention()).graph)
     counts = done.graph.op_counts()
     assert counts_of(done.graph) == {"Einsum": 6, "Softmax": 3, "MatMul": 0, "Reshape": 0}
-    assert counts["Split"] == 3 and counts["Concat"] == 1 and "Mul" not in counts  # scale: in a weight
+    assert counts["Split"] == 3 and counts["Concat"] == 1 and "Mul" not in counts  # folded
     shapes = [n.outputs[0].shape for n in done.graph.nodes if n.op_type == "Softmax"]
     assert all(str(s[2]) == "1" and n.attributes.get_int("axis") == 1 for s in shapes for n in done.graph.nodes
                if n.op_type == "Softmax" and s is not None)  # fmt: skip

@@ -20,12 +20,12 @@ FILLS = [(2, 12, (12, 12)), (2, 12, (12, 7)), (3, 17, (17, 9, 2)), (1, 5, (5,))]
 NETS = {
     "dna-bert": LAYERS,
     "dna-bert, norm behind": LAYERS,
-    "transformers BERT, eager": LAYERS,
     "transformers BERT, sdpa": LAYERS,
     "transformers GPT-2, sdpa": LAYERS,
     "torch encoder, time first": LAYERS,
 }
 MORE = {  # the same attentions in other exports; the dynamo exporter takes seconds
+    "transformers BERT, eager": LAYERS,
     "transformers BERT, sdpa, dynamo": LAYERS,
     "transformers GPT-2, eager": LAYERS,
     "torch encoder, norm behind": LAYERS,

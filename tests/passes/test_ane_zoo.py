@@ -53,7 +53,7 @@ def gap(before: Graph, after: Graph, share: float = 1.0) -> float:
     return max(relative_error(old[name], new[name]) for name in old)
 
 
-@pytest.mark.parametrize("name", slow_but(CONVOLUTIONAL, {"demo-ctc", "rubicall"}))
+@pytest.mark.parametrize("name", slow_but(CONVOLUTIONAL, {"demo-ctc"}))
 def test_convolutional_networks(name: str, tmp_path: Path) -> None:
     """One way in, one way out; every kernel fits; every convolution works on (B, C, 1, S)."""
     before, after = graphs(name, tmp_path, N=1, T=360)
