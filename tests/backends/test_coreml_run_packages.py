@@ -255,7 +255,7 @@ def test_semantics_differ_as_they_say(tmp_path: Path) -> None:
 
 
 def test_one_rounding_per_operation_and_sums_in_fp32(tmp_path: Path) -> None:
-    """1024 terms of 1 and one of 2**-11 each: an fp16 accumulator would lose them, an fp32 one does not."""
+    """A sum of 4097 ones: an fp16 accumulator would stop at 2048; what is stored loses the last one."""
     ct = tools.coremltools()
     from coremltools.converters.mil import mil
     from coremltools.converters.mil.mil import Builder as mb
@@ -263,12 +263,14 @@ def test_one_rounding_per_operation_and_sums_in_fp32(tmp_path: Path) -> None:
     @mb.program(input_specs=[mb.TensorSpec((1, 4097), dtype=mil.types.fp16)], opset_version=ct.target.iOS17)
     def program(x: Any) -> Any:
         total = mb.reduce_sum(x=x, axes=[1], name="total")
-        return mb.mul(x=total, y=np.float16(1.0 / 3), name="third")
+        return mb.sub(x=total, y=np.float16(4000), name="rest")
 
-    x = np.ones((1, 4097), np.float16)
-    made = load(built(tmp_path, program)).run({"x": x}, keep=["total"])
-    assert made["total"][0] == np.float16(4097) == 4096, "rounded once, when stored: fp16 has no 4097"
-    assert made["third"][0] == np.float16(np.float32(4096) * np.float32(np.float16(1.0 / 3)))
+    package = load(built(tmp_path, program))
+    x = {"x": np.ones((1, 4097), np.float16)}
+    made = package.run(x, keep=["total"])
+    assert made["total"] == 4096, "rounded when stored: fp16 has no 4097"
+    assert made["rest"] == 96, "the next operation reads what was stored"
+    assert package.run(x, semantics="fp32")["rest"] == 97
 
 
 def test_machines_share_decoded_weights_and_let_go_of_them(tmp_path: Path) -> None:

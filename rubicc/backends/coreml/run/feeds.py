@@ -103,8 +103,8 @@ def fresh_state(context: Context, function: Function) -> State:
     """
     made = {}
     for name, held in states_of(function).items():
-        if held.elements is None:
-            raise ModelRefused("RUB-COREML-213", f"state {name!r} of the open type {held}")
+        if held.elements is None or held.dtype == "string":
+            raise ModelRefused("RUB-COREML-213", f"state {name!r} of the open type or text {held}")
         shape = [size or 0 for size in held.shape]
         context.reserve(shape)
         made[name] = torch.zeros(shape, dtype=context.held(held.dtype))

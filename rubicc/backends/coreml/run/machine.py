@@ -153,16 +153,22 @@ class _Run:
         return source.host() if isinstance(source, Known) else _host(self.frame[source])
 
     def enter(self, slot: int, value: Any, type_: ValueType, name: str) -> None:
-        """Store what comes into a block; a loop may not change the shape that its block declares.
+        """Store what comes into a block; a loop may not change the type that its block declares.
 
         Raises:
             ModelRefused: ``RUB-COREML-241``.
         """
-        if isinstance(value, torch.Tensor) and isinstance(type_, TensorType) and not _fits(value, type_):
+        tensor = isinstance(value, torch.Tensor)
+        if tensor != isinstance(type_, TensorType) or (tensor and not self.enters(value, type_)):
             where = self.context.operation.where if self.context.operation else ""
-            what = f"{name!r} is {tuple(value.shape)}, declared {type_}"
-            raise ModelRefused("RUB-COREML-241", what, where=where)
+            found = f"{value.dtype} {tuple(value.shape)}" if tensor else type(value).__name__
+            raise ModelRefused("RUB-COREML-241", f"{name!r} is {found}, declared {type_}", where=where)
         self.put(slot, value, type_, name)
+
+    def enters(self, value: torch.Tensor, type_: ValueType) -> bool:
+        """Whether a tensor is of the type that a block declares for its input."""
+        fits = isinstance(type_, TensorType) and type_.dtype != "string" and _fits(value, type_)
+        return fits and value.dtype == self.context.held(type_.dtype)  # type: ignore[union-attr]
 
     def put(self, slot: int, value: Any, type_: ValueType, name: str) -> None:
         """Store a value, counted."""
@@ -232,17 +238,26 @@ class _Run:
             if isinstance(value, torch.Tensor) or (isinstance(value, list) != isinstance(declared, ListType)):
                 raise _differs(step, type(value).__name__, declared)
             return value
-        wanted = self.context.held(declared.dtype)
-        if value.dtype != wanted:
-            whole = not value.is_floating_point() and value.dtype != torch.bool
-            if not whole or wanted == torch.bool or wanted.is_floating_point:
-                raise _differs(step, str(value.dtype), declared)
-            value = value.to(wanted)
+        value = self.typed(step, value, declared)
         if not _fits(value, declared):
             raise _differs(step, str(tuple(value.shape)), declared)
         if step.kernel is not None and not step.kernel.moves and declared.dtype in FLOATS:
             return self.context.stored(value, declared.dtype)
         return value
+
+    def typed(self, step: Step, value: torch.Tensor, declared: TensorType) -> torch.Tensor:
+        """A result as its declared element type is held; whole numbers may be widened or narrowed.
+
+        Raises:
+            ModelRefused: ``RUB-COREML-241`` a number for a condition, a float for a whole number or a text.
+        """
+        wanted = self.context.held(declared.dtype) if declared.dtype != "string" else None
+        if value.dtype == wanted:
+            return value
+        whole = not value.is_floating_point() and value.dtype != torch.bool
+        if wanted is None or not whole or wanted == torch.bool or wanted.is_floating_point:
+            raise _differs(step, str(value.dtype), declared)
+        return value.to(wanted)
 
     def loop(self, step: Step) -> tuple[Any, ...]:
         """``while_loop``: the body as long as the condition holds."""
