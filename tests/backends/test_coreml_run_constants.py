@@ -249,11 +249,16 @@ def test_parts_that_contradict_each_other_are_refused(name: str) -> None:
 
 
 def test_compressed_values_are_rounded_only_under_fp16(tmp_path: Path) -> None:
-    """scale * code is stored as fp16 by the program; fp32 semantics see the product itself."""
-    module, given = nn.Linear(4, 4, bias=False), (torch.eye(4),)
+    """scale * code is stored as fp16 by the program; differences of weights show whether it was."""
+    torch.manual_seed(6)
+    module, one = nn.Linear(4, 4, bias=False), torch.eye(4)
     package = converted(
-        tmp_path, module, given, target="iOS18", precision="fp16", change=quantised(mode="linear_symmetric")
+        tmp_path, module, (one,), target="iOS18", precision="fp16", change=quantised(mode="linear_symmetric")
     )
-    (half,), (full,) = ran(package, given, "fp16"), ran(package, given, "fp32")
-    assert np.array_equal(half.astype(np.float32), full.astype(np.float16).astype(np.float32))
-    assert not np.array_equal(half.astype(np.float32), full)
+    (weights,) = ran(package, (one,), "fp32")
+    between = torch.tensor([[1.0, -1, 0, 0], [0, 1, -1, 0], [0, 0, 1, -1], [1, 0, 0, -1]])
+    (half,), (full,) = ran(package, (between,), "fp16"), ran(package, (between,), "fp32")
+    rounded = weights.astype(np.float16).astype(np.float32)
+    assert np.array_equal(half.astype(np.float16), (between.numpy() @ rounded).astype(np.float16))
+    assert not np.array_equal(half.astype(np.float16), full.astype(np.float16))
+    assert np.array_equal(full, between.numpy() @ weights)

@@ -11,6 +11,7 @@ import torch
 from coreml_kernels import ran
 from torch import nn
 
+from rubicc.backends.coreml.run.kernels import cells
 from rubicc.errors import ModelRefused
 
 RNG = np.random.default_rng(5)
@@ -165,3 +166,22 @@ def test_an_activation_not_known_is_refused(tmp_path: Path) -> None:
     given = {"initial_h": one_, "weight_ih": one_, "weight_hh": one_, "activation": "swish"}
     with pytest.raises(ModelRefused, match=r"RUB-COREML-240.*activation swish.*rnn"):
         ran(tmp_path, "rnn", [("o", "fp32", (1, 1, 1)), ("h", "fp32", (1, 1))], x=one_[None], **given)
+
+
+def test_the_steps_are_the_same_with_and_without_torchscript(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch has no TorchScript any more, the functions run as they stand."""
+
+    def gone(steps: object) -> object:
+        raise RuntimeError("not here")
+
+    monkeypatch.setattr(torch.jit, "script", gone)
+    plain = cells.quick(cells._lstm)
+    generator = torch.Generator().manual_seed(2)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    given = (draw(5, 2, 16), draw(2, 4), draw(2, 4), draw(4, 16), draw(12))
+    made, cell = plain(*given, "sigmoid", "tanh", "relu", 0.5, True)
+    want, want_cell = cells.lstm_steps(*given, "sigmoid", "tanh", "relu", 0.5, True)
+    assert torch.equal(torch.stack(made), torch.stack(want)) and torch.equal(cell, want_cell)
