@@ -148,7 +148,7 @@ class Grower:
         more = {"linear_before_reset": self.number(0, 1)} if kind == "GRU" else {}
         made = self.b(kind, turned, *arrays, hidden_size=size, direction=direction, **more)
         joined = self.b(
-            "Reshape", self.b("Transpose", made, perm=[0, 2, 1, 3]), np.array([t, n, both * size])
+            "Reshape", self.b("Transpose", made, perm=[0, 2, 1, 3]), np.array([0, 0, both * size])
         )
         self.y = self.b("Transpose", joined, perm=[1, 2, 0])
         self.shape = (n, both * size, t)
@@ -167,3 +167,36 @@ def test_random_networks(data: st.DataObject, layers: int, target: str) -> None:
     made = compiled(graph, target=target)
     in_two_steps = any("two steps" in decision.what for decision in made.lowered.decisions)
     assert made.gap(grower.b.feeds) < (1e-4 if in_two_steps else 1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data(), st.integers(1, 7), st.sampled_from(TARGETS), st.booleans())
+def test_random_networks_in_fp16(data: st.DataObject, layers: int, target: str, half_io: bool) -> None:
+    """Types fit everywhere, whatever stands beside what; a grid may round a half to the other side."""
+    grower = Grower(data.draw)
+    for _ in range(layers):
+        if grower.shape[1] * grower.shape[2] < 400:
+            grower.layer()
+    if grower.y == "x":
+        grower.activation()
+    made = compiled(grower.b.graph(), target=target, precision="fp16", half_io=half_io)
+    gap = made.gap(grower.b.feeds, "fp16")
+    assert gap < 0.05 or any(node.op_type == "Round" for node in made.graph.ir)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data(), st.integers(1, 6), st.sampled_from(TARGETS))
+def test_random_networks_over_free_batch_and_length(data: st.DataObject, layers: int, target: str) -> None:
+    grower = Grower(data.draw)
+    n, c, t = grower.shape
+    kinds = (
+        grower.conv, grower.depthwise, grower.residual, grower.batch_norm, grower.pool, grower.softmax,
+        grower.gate, grower.recur, grower.pad,
+    )  # fmt: skip
+    for _ in range(layers):
+        kinds[grower.number(0, len(kinds) - 1)]()
+    if grower.y == "x":
+        grower.activation()
+    made = compiled(grower.b.graph(x=("N", c, "T")), target=target, shapes=f"x=1..3x{c}x{t}..60")
+    for shape in ((n, c, t), (3, c, t + 7)):
+        assert made.gap({"x": normal(*shape)}) < 1e-4
