@@ -9,4 +9,39 @@ CODES: dict[str, tuple[str, str]] = {
         "bits than the reference computes with. Quantise the input with the exponent in the plan; for sums, "
         "use fewer bits for weights or activations.",
     ),
+    "RUB-AIE-102": (
+        "No integer layer",
+        "The array computes convolutions, linear layers, sums of two tensors, functions of one value by "
+        "table and recurrent cells, each ending in a product with a power of two and a rounding. The node "
+        "named in the message stands between such layers and is none of them, or is not rounded that "
+        "way. Replace it in the model, or quantise the float model again with calibration data.",
+    ),
+    "RUB-AIE-103": (
+        "No channels over time",
+        "The array takes tensors of sequences, channels and frames. The message names the node that wants "
+        "other axes (images, heads of attention, channels mixed with time). Use one-dimensional "
+        "convolutions, linear layers over the channels and recurrent layers.",
+    ),
+    "RUB-AIE-104": (
+        "Host work in the middle",
+        "The host prepares inputs and finishes outputs; here it would compute an input of the array from "
+        "the array's own outputs. Cut the model in two at the node in the message, or replace that node by "
+        "something the array computes.",
+    ),
+    "RUB-AIE-105": (
+        "Numbers without a type on the array",
+        "Tensors hold 8 bits, or 16 bits with a sign; weights 4, 8 or 16 bits; scales are powers of two, "
+        "equal within each block of 8 output channels; tables have one entry per argument, at most 4096. "
+        "Quantise the float model again, or choose widths the array has.",
+    ),
+    "RUB-AIE-106": (
+        "Accumulator too narrow",
+        "A sum could leave the accumulator (32 bits up to 16 x 8 bits, 64 above) for some input. Integer "
+        "quantisation chooses weights that cannot; a graph made elsewhere needs fewer bits.",
+    ),
+    "RUB-AIE-107": (
+        "Nothing for the array",
+        "No layer of the model computes with integers, so the array has nothing to do. Compile a model with "
+        "convolutions, linear or recurrent layers, with calibration data.",
+    ),
 }

@@ -12,11 +12,14 @@ from rubicc.ir.graph import Graph, is_quantiser, source_of
 from rubicc.passes.integer.formats import Format
 from rubicc.passes.integer.place import quantiser
 from rubicc.passes.integer.stages import Stage, bias_of, moved, output_axis, stages
+from rubicc.passes.integer.strip import WEIGHT_KEY
 from rubicc.passes.integer.tables import entries_of
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor, constant, only_use
 
 EDGE_KEY = "rubicc.edge"  # "input" or "output" on the nodes where integers begin and end
+EXPONENT_KEY = "rubicc.exponent"  # on the node that makes integers: their real value is integer * 2**it
+BITS_KEY = "rubicc.bits"  # on a table: width and sign ("8u", "16s") of its entries
 TABLE_BITS = 12
 
 
@@ -71,6 +74,9 @@ class Legalise(Pass):
         inputs = [self._integer(value, one.stage) for value in one.stage.inputs]
         makers = {"product": self._product, "sum": self._sum, "function": self._function}
         made = makers[one.stage.kind](one, inputs)
+        producer = made.producer()
+        if producer is not None:
+            producer.metadata_props[EXPONENT_KEY] = str(one.form.exponent)
         self._known[one.rounded] = _Integer(made, one.form)
         self._results.append((one.rounded, self._known[one.rounded]))
 
@@ -120,7 +126,7 @@ class Legalise(Pass):
         if steps is not None and stage.bias is None:
             parts.append(edit.initializer(f"{node.name}_bias", steps.astype(np.float32)))
         made = self._like(node, parts)
-        made.metadata_props["rubicc.weight_bits"] = str(int(bits))
+        made.metadata_props[WEIGHT_KEY] = str(int(bits))
         if steps is not None and stage.bias is not None:
             whole = edit.initializer(f"{node.name}_bias", steps.astype(np.float32))
             made = edit.node(
@@ -169,7 +175,7 @@ class Legalise(Pass):
         table = edit.initializer(f"{like.name}_table", entries_of(self._graph, one.stage, index, one.form))
         node = edit.node("Gather", [table, value], like=like, shape=shape, dtype=ir.DataType.FLOAT)
         node.metadata_props["rubicc.function"] = "+".join(n.op_type for n in one.stage.nodes)
-        node.metadata_props["rubicc.bits"] = f"{one.form.bits}{'s' if one.form.signed else 'u'}"
+        node.metadata_props[BITS_KEY] = f"{one.form.bits}{'s' if one.form.signed else 'u'}"
         return node.outputs[0]
 
     def _like(self, node: ir.Node, inputs: list[ir.Value | None]) -> ir.Node:
