@@ -24,6 +24,7 @@ def random(*shape: int) -> np.ndarray:
 
 IMAGE = random(1, 4, 5, 6)
 LINE = random(2, 4, 9)
+TALL = random(2, 50)
 GRID = np.arange(8, dtype=np.float32).reshape(1, 4, 1, 2)
 
 
@@ -53,6 +54,17 @@ ROWS: dict[str, tuple[str, dict[str, Any], np.ndarray]] = {
         "reverse_sequence",
         {"x": np.arange(8).reshape(2, 4), "lengths": [2, 3], "seq_axis": 1, "batch_axis": 0},
         np.array([[1, 0, 2, 3], [6, 5, 4, 7]]),
+    ),
+    # The example in the operator's documentation.
+    "reshape, zeros count from the last axis": (
+        "reshape",
+        {"x": TALL, "shape": [1, 0, -1, 0]},
+        TALL.reshape(1, 1, 2, 50),
+    ),
+    "reshape, zeros count from the first axis up to iOS 16": (
+        "reshape",
+        {"x": LINE, "shape": [0, 0, -1]},
+        LINE,
     ),
     "sliding_windows": (
         "sliding_windows",
@@ -316,13 +328,17 @@ ROWS: dict[str, tuple[str, dict[str, Any], np.ndarray]] = {
     ),
 }
 WHOLE = {"reverse_sequence": "int32"}
-NEWER = {"slice_update": "CoreML8", "attention with a mask of bools": "CoreML8"}
+OTHER = {
+    "reshape, zeros count from the first axis up to iOS 16": "CoreML6",
+    "slice_update": "CoreML8",
+    "attention with a mask of bools": "CoreML8",
+}
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_kernel(name: str, tmp_path: Path) -> None:
     kind, given, want = ROWS[name]
-    made = one(tmp_path, kind, WHOLE.get(name, "fp32"), opset=NEWER.get(name, "CoreML7"), **given)
+    made = one(tmp_path, kind, WHOLE.get(name, "fp32"), opset=OTHER.get(name, "CoreML7"), **given)
     assert made.shape == want.shape
     assert np.allclose(made, want, rtol=1e-12, atol=1e-9 if name == "local_response_norm" else 1e-12)
 
