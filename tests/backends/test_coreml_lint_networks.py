@@ -92,8 +92,8 @@ def test_of_a_bert_the_look_up_alone_is_outside(bert: Graph) -> None:
     found = judged(bert, tokens(256))
     assert found.outside == {("gather", "418"): 1} and found.report.share == 1.0
     assert found.encoder("reshape") == found.encoder("squeeze") == found.encoder("expand_dims") == 0
-    # Of the keys, one per block as in Apple's reference, and once of the mask.
-    assert found.encoder("transpose") <= BERT["num_hidden_layers"] + 1
+    # Of the keys, one per block as in Apple's reference.
+    assert found.encoder("transpose") == BERT["num_hidden_layers"]
     assert found.kinds["layer_norm"] >= 2 * BERT["num_hidden_layers"] and not found.kinds["reduce_mean"]
     hints = found.report.hints
     assert "RUB-COREML-450" not in hints and "RUB-COREML-453" not in hints  # norms and softmax over axis 1
@@ -135,4 +135,4 @@ def test_dna_bert_against_the_report_of_xcode(tmp_path: Path) -> None:
     assert not inside and found.outside["gather", "418"] == 1
     # Beside the look-up only what has the vocabulary's 32,000 scores as an axis.
     assert {code for (_, code), _ in found.outside.items()} <= {"418", "432"}
-    assert found.encoder("reshape") == 0 and found.encoder("transpose") <= 13
+    assert found.encoder("reshape") == 0 and found.encoder("transpose") == 12

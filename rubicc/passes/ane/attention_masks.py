@@ -92,6 +92,7 @@ class MaskViews:
             return self._edit.initializer(f"{value.name}_keys", whole.transpose(_TURN))
         known = self._trials.runs[0].shape(value)
         assert known is not None  # else `plan` has refused it
+        like = value.producer() or like  # the view stands for what makes the mask, not for one layer
         return self._above(value, like) or self._view(value, len(known), like)
 
     def _above(self, value: ir.Value, like: ir.Node) -> ir.Value | None:
