@@ -1,0 +1,128 @@
+"""What a kernel variant must tell the planner: bytes and slots. Kernels own variants; the planner asks.
+
+A variant answers three questions about a :class:`Work` (the share of a layer that one tile computes per work
+unit): does it match, how many bytes does it need, and how is its time spent (a :class:`Schedule` of loops,
+which :mod:`rubicc.backends.aie.plan.cycles` turns into cycles).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Work:
+    """The share of a layer that one tile computes for one work unit.
+
+    Attributes:
+        kind: ``conv``, ``add``, ``table``, ``gru``, ``lstm``.
+        frames: Tb.
+        out_blocks: channel blocks of the output that it computes; a slot of 8 bytes each.
+        in_blocks: channel blocks of each input that it uses.
+        depth: input channel blocks that one output channel depends on (all of them without groups).
+        taps: taps it uses; all taps of the layer are ``reach``.
+        reach: frames kept of the input before the work unit (history): ``(k - 1) * dilation`` or a delay.
+        activation, weight, output: bits; weight 0 without weights. As multiplied, after widening.
+        stored: bits of an activation in memory before widening.
+        unaligned: whether taps begin at frames that are no multiple of 4 (dilation not a multiple of 4).
+        cascade_in, cascade_out: accumulators come from and go to a neighbour.
+        ports: input buffers.
+        table_entries: entries of all tables together, 2 bytes each.
+        hidden: units of a recurrent layer; 0 otherwise.
+    """
+
+    kind: str
+    frames: int
+    out_blocks: int
+    in_blocks: int
+    depth: int = 1
+    taps: int = 1
+    reach: int = 0
+    activation: int = 8
+    weight: int = 8
+    output: int = 8
+    stored: int = 8
+    unaligned: bool = True
+    cascade_in: bool = False
+    cascade_out: bool = False
+    ports: int = 1
+    table_entries: int = 0
+    hidden: int = 0
+
+
+@dataclass(frozen=True)
+class Loop:
+    """An innermost loop.
+
+    Attributes:
+        name: for reports.
+        entries: how often it is entered per work unit.
+        trips: iterations per entry.
+        mac, load, store, vector, scalar, cascade: slots used per iteration: multiplications, 256-bit
+            loads, 256-bit stores, vector moves/permutes/adds, scalar operations, 512-bit cascade words.
+        outer: scalar and vector work around each entry (loading accumulators, requantising, storing) that
+            the loop's pipeline does not hide, in cycles.
+    """
+
+    name: str
+    entries: int
+    trips: int
+    mac: float = 0
+    load: float = 0
+    store: float = 0
+    vector: float = 0
+    scalar: float = 0
+    cascade: float = 0
+    outer: float = 0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a kernel spends a work unit: loops one after the other, and what stands around them.
+
+    Attributes:
+        loops: innermost loops.
+        locks: buffer ports acquired and released per call.
+        macs: multiplications with weights, for efficiency tables.
+    """
+
+    loops: tuple[Loop, ...]
+    locks: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of tile memory besides the ping and pong buffers of ports, and of program memory."""
+
+    items: tuple[tuple[str, int], ...]
+    program: int
+
+
+class Variant(Protocol):
+    """A kernel variant."""
+
+    name: str
+
+    def matches(self, work: Work, shapes: dict[tuple[int, int], tuple[int, int, int]]) -> bool:
+        """Whether it can compute ``work`` on a device whose native mmul shapes by widths are ``shapes``."""
+        ...
+
+    def footprint(self, work: Work) -> Footprint:
+        """Memory it needs."""
+        ...
+
+    def schedule(self, work: Work, shape: tuple[int, int, int]) -> Schedule:
+        """Where its time goes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cycles with their band and the assumptions they rest on."""
+
+    cycles: float
+    low: float
+    high: float
+    assumptions: dict[str, str] = field(default_factory=dict)
