@@ -1,0 +1,122 @@
+"""The compiler, and what is compiled once: the runtime and the precompiled headers, in the user's cache."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from rubicc.backends.cpu_gpu.tune_cache import folder as tune_folder
+from rubicc.errors import ToolMissing, VerificationFailed
+
+HOME = Path(__file__).parent
+INCLUDE = HOME / "include"
+ARCHITECTURES = {"aie": 10, "aie-ml": 20, "aie-mlv2": 22}
+SECONDS = 600
+# Sums wrap and memory is read as several types, as on the device; floats are IEEE's, never fused.
+FLAGS = ("-std=c++20", "-O2", "-march=native", "-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off", "-w")
+
+
+def compiler() -> str:
+    """Path of g++ (or ``$CXX``).
+
+    Raises:
+        ToolMissing: there is none (RUB-AIE-501).
+    """
+    path = shutil.which(os.environ.get("CXX") or "g++")
+    if not path:
+        raise ToolMissing("RUB-AIE-501", "the emulation needs g++, and it was not found", hint="install g++")
+    return path
+
+
+def flags(arch: int) -> list[str]:
+    """Flags of every unit. ``__X86SIM__`` is how projects ask for their functional main program."""
+    return [*FLAGS, f"-D__AIE_ARCH__={arch}", "-D__X86SIM__", f"-I{INCLUDE}"]
+
+
+def call(command: list[str], cwd: Path, what: str) -> None:
+    """Run the compiler.
+
+    Raises:
+        VerificationFailed: it refused its input (RUB-AIE-502).
+        ToolMissing: it could not be run (RUB-AIE-501).
+    """
+    try:
+        done = subprocess.run(command, cwd=cwd, capture_output=True, timeout=SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as err:
+        raise ToolMissing("RUB-AIE-501", f"{Path(command[0]).name} could not be run: {err}") from err
+    if done.returncode:
+        text = done.stderr.decode(errors="replace")
+        lines = [line for line in text.splitlines() if "error" in line or "undefined reference" in line]
+        raise VerificationFailed(
+            "RUB-AIE-502",
+            f"{what} does not compile: {(lines or [text[:300]])[0][:400]}",
+            hint="docs/targets/aie-emulation.md lists the names the emulation models",
+        )
+
+
+def _folder() -> Path:
+    """Where compiled parts are kept; only this user may write there, because they are run."""
+    home = tune_folder().parent / "aie-emulation"
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        stat = home.stat()
+        if stat.st_uid == os.getuid() and not stat.st_mode & 0o022 and os.access(home, os.W_OK):
+            return home
+    except OSError:
+        pass
+    return _private()
+
+
+@functools.cache
+def _private() -> Path:
+    import atexit
+
+    folder = Path(tempfile.mkdtemp(prefix="rubicc-aie-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
+def _machine(path: str) -> bytes:
+    """What the compiler and -march=native are here: a cache may be shared by machines with other CPUs."""
+    out = b""
+    for arguments in (("--version",), ("-march=native", "-E", "-v", "-x", "c++", os.devnull)):
+        answer = subprocess.run([path, *arguments], capture_output=True, timeout=SECONDS, check=False)
+        lines = (answer.stdout + answer.stderr).splitlines()
+        out += b"\n".join(line for line in lines if b"-march" in line or b"version" in line)
+    return out
+
+
+def sources() -> dict[str, bytes]:
+    """Every header and runtime file of the emulation by path below ``sim/``."""
+    found = [p for p in sorted(HOME.rglob("*")) if p.suffix in (".h", ".hpp", ".cpp")]
+    return {str(p.relative_to(HOME)): p.read_bytes() for p in found}
+
+
+def prepared(arch: int) -> Path:
+    """Folder with ``runtime.o`` and the precompiled ``all.h`` for this compiler, CPU and architecture."""
+    path = compiler()
+    digest = hashlib.sha256(_machine(path) + " ".join(flags(arch)).encode())
+    for name, body in sources().items():
+        digest.update(f"{name} {len(body)}\n".encode() + body)
+    target = _folder() / digest.hexdigest()[:32]
+    if not target.is_dir():
+        with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as text:
+            home = Path(text) / "made"
+            home.mkdir()
+            unit = str(HOME / "runtime" / "runtime.cpp")
+            call([path, *flags(arch), "-O1", "-c", unit, "-o", "runtime.o"], home, "the emulation's runtime")
+            (home / "all.h").write_text("#include <adf.h>\n#include <aie_api/aie.hpp>\n")
+            header = [path, *flags(arch), "-x", "c++-header", "all.h", "-o", "all.h.gch"]
+            call(header, home, "the emulation's headers")
+            try:
+                os.replace(home, target)
+            except OSError:
+                if not target.is_dir():  # else another process was first
+                    raise
+    return target
