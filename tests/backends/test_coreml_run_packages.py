@@ -152,6 +152,7 @@ def test_an_image_classifier(tmp_path: Path) -> None:
     assert made["classLabel_probs"] == pytest.approx(want, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_an_exported_program(tmp_path: Path) -> None:
     """The other half of coremltools' front end: torch.export instead of TorchScript."""
     ct = tools.coremltools()
