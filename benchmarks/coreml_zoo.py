@@ -1,8 +1,8 @@
-"""Every network of the zoo as a Core ML package for three releases, proven without a Mac: `make bench-coreml`.
+"""The zoo as Core ML packages for three releases, proven without a Mac: `make bench-coreml`.
 
-   python benchmarks/coreml_zoo.py                                   all of it (about half an hour)
+   python benchmarks/coreml_zoo.py                                   all of it (about an hour)
    python benchmarks/coreml_zoo.py --only rubicall-fp --targets iOS17 --precisions fp16
-   python benchmarks/coreml_zoo.py --json zoo.json --work DIR        keep what was measured, keep the artefacts
+   python benchmarks/coreml_zoo.py --json zoo.json --work DIR        keep figures and artefacts
    python benchmarks/coreml_zoo.py --show zoo.json                   the tables of an earlier run
 
 One process per compilation. Accuracy is that of the package read from disk by rubicc's interpreter, in the
@@ -82,11 +82,7 @@ def _measure(
         for target in args.targets:
             for precision in args.precisions:
                 print(f"{name} {target} {precision} ...", file=sys.stderr, flush=True)
-                found.append(
-                    work.measured(
-                        name, f"coreml:{target}", precision, case.model, case.arch, case.reference, home
-                    )
-                )
+                found.append(work.measured(case, f"coreml:{target}", precision, home))
     called = identities(tuple(f"coreml:{t}" for t in args.targets), home) if IDENTITY in args.only else []
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return [*notes, f"* {os.cpu_count()} CPUs, load average at the end {load}"], found, called

@@ -119,10 +119,10 @@ def _genome(data: Path | None) -> tuple[str, str]:
 
     from rubicc.genomics.evaluate import read_sequences
 
-    paths, origin = (
-        sorted((data / "mapped").glob("references_*.fasta")) if data is not None else [],
-        "real genome",
-    )
+    paths: list[Path] = []
+    origin = "real genome"
+    if data is not None:
+        paths = sorted((data / "mapped").glob("references_*.fasta"))
     if not paths:
         paths, origin = [Path(str(files("rubicc") / "data" / "demo_reference.fasta"))], "the demo genome"
     return "".join(text for path in paths for text in read_sequences(path).values()), origin

@@ -55,11 +55,12 @@ def _accuracy(one: Compilation | None) -> list[str]:
 def verdicts(network: Network, pair: Mapping[str, Compilation]) -> list[str]:
     """``PASS`` or ``FAIL`` for each precision that was measured."""
     goals = {"fp32": FP32_GOAL, "fp16": network.goal}
-    return [
-        f"{precision} {'PASS' if not one.error and one.snr.get('mil', -math.inf) >= _goal(one, goal) else 'FAIL'}"
-        for precision, goal in goals.items()
-        if (one := pair.get(precision)) is not None
-    ]
+    found = []
+    for precision, goal in goals.items():
+        if (one := pair.get(precision)) is not None:
+            met = not one.error and one.snr.get("mil", -math.inf) >= _goal(one, goal)
+            found.append(f"{precision} {'PASS' if met else 'FAIL'}")
+    return found
 
 
 def _goal(one: Compilation, goal: float) -> float:

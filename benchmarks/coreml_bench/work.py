@@ -10,7 +10,10 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coreml_bench.cases import Case
 
 MIB = 1 << 20
 
@@ -43,18 +46,17 @@ class Compilation:
     counts: dict[str, int] = field(default_factory=dict)
 
 
-def measured(
-    name: str, target: str, precision: str, model: Path, arch: str, reference: Path | None, home: Path
-) -> Compilation:
+def measured(case: Case, target: str, precision: str, home: Path) -> Compilation:
     """Compile in a child process; what it wrote stays in ``home``."""
+    name, reference = case.network.name, case.reference
     answer = home / "compilation.json"
     answer.unlink(missing_ok=True)
     asked = {
         "name": name,
         "target": target,
         "precision": precision,
-        "model": str(model),
-        "arch": arch,
+        "model": str(case.model),
+        "arch": case.arch,
         "reference": str(reference) if reference is not None else None,
         "out": str(home / f"{name}-{target.partition(':')[2]}-{precision}"),
         "answer": str(answer),
@@ -93,7 +95,7 @@ def _compiled(asked: dict[str, Any]) -> Compilation:
     return Compilation(
         **keys,
         seconds=took,
-        stages=json.loads((home / "measured.json").read_text("utf-8"))["seconds"],
+        stages=json.loads((home / "measured.json").read_text("utf-8"))["measured"]["seconds"],
         peak=peak,
         package=sum(path.stat().st_size for path in package.rglob("*") if path.is_file()),
         snr=snr,

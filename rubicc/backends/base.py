@@ -183,13 +183,13 @@ class Twin:
     Attributes:
         name: for people: what is compared with what.
         made: runs the emitted form, or a twin of it without what only the target rounds.
-        wanted: what it must compute.
+        graph: what it must compute, executed in float64 by rubicc's own executor.
         limit: largest gap.
     """
 
     name: str
     made: Run
-    wanted: Run
+    graph: Graph
     limit: MaxGap
 
 

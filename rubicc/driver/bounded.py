@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Share of the positions that a mask leaves, case by case: a network that attends to its padding is right for
 # full sequences only.
 FILLED = (1.0, 0.5, 0.1)
-MAX_ITEMS = 4
+MAX_ITEMS = 2  # of real signal: every one is run four times, at full length
 
 
 def bound(graph: Graph, backend: Any, settings: Settings) -> tuple[Graph, Shapes | None]:
@@ -73,7 +73,7 @@ def bounded_inputs(
         cases |= _items(f"reference data ({reference.name})", found, shapes)
     elif meta is not None and meta.task == "basecalling" and meta.signal is not None:
         first = shapes.inputs[0]
-        signal = simulated(meta, first.default[-1], seed, max(2, first.default[0]))
+        signal = simulated(meta, first.default[-1], seed, first.default[0])
         cases |= _items("simulated signal", {first.name: signal}, shapes)
     rounds = max(len(shapes.assignments), len(FILLED) if _has_mask(shapes.inputs) else 1 + (not cases))
     for index in range(rounds):

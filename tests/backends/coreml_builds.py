@@ -66,12 +66,12 @@ def model(name: str, home: Path) -> Path:
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(1)
             for key, tensor in module.state_dict().items():
-                # Fresh networks hide faults: norms that do nothing, biases of zero, attention without a choice.
-                if key.endswith("bias") and tensor.dim() == 1:
+                # Fresh networks hide faults: norms that do nothing, biases of zero.
+                plain = tensor.is_floating_point() and tensor.dim() == 1
+                if plain and key.endswith("bias"):
                     tensor.uniform_(-0.2, 0.2)
-                elif "Norm" in key or "norm" in key or "_ln" in key or "bn" in key:
-                    if tensor.is_floating_point() and tensor.dim() == 1:
-                        tensor.uniform_(0.5, 1.5)
+                elif plain and any(part in key for part in ("Norm", "norm", "_ln", "bn")):
+                    tensor.uniform_(0.5, 1.5)
         checkpoint.save(path, module, entry.meta(net.config))
     return path
 

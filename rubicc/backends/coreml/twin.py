@@ -24,7 +24,6 @@ from rubicc.backends.coreml.description import MAX_PARAMETERS, CoremlPlan, Once
 from rubicc.backends.coreml.emit import write_model
 from rubicc.backends.coreml.session import opened
 from rubicc.evidence.staging import scratch
-from rubicc.ir.executor import execute
 from rubicc.ir.graph import Graph, is_quantiser
 from rubicc.ir.io import weight_bytes
 from rubicc.passes.rewrite import Editor, constant
@@ -55,7 +54,7 @@ def twins(graph: Graph, plan: CoremlPlan) -> Iterator[Sequence[Twin]]:
                 lambda feeds: package.run(
                     {name: array.astype(types[name]) for name, array in feeds.items()}, semantics="fp64"
                 ),
-                lambda feeds: execute(graph, dict(feeds), dtype=np.dtype(np.float64)),
+                graph,
                 MaxGap(snr=TWIN_SNR),
             ),
         )
