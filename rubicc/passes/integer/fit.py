@@ -16,7 +16,7 @@ from rubicc.ir.graph import Graph, source_of
 from rubicc.passes.integer import strip
 from rubicc.passes.integer.formats import BLOCK, Format, fit, fit_weight
 from rubicc.passes.integer.legalise import Legalise
-from rubicc.passes.integer.place import Place, PlaceOptions
+from rubicc.passes.integer.place import Place, PlaceOptions, index_form
 from rubicc.passes.integer.stages import (
     Stage,
     Stages,
@@ -27,6 +27,7 @@ from rubicc.passes.integer.stages import (
     weight_of,
     weight_taps,
 )
+from rubicc.passes.integer.tables import function_at
 from rubicc.passes.quantize import equalise, islands
 from rubicc.passes.quantize.observers import Observer
 from rubicc.passes.quantize.post_training import Feeds, Quantised, single_items
@@ -94,6 +95,14 @@ def quantise(graph: Graph, feeds: Sequence[Feeds], options: Options | None = Non
     return Quantised(made, tuple(fitted.decisions), evidence)
 
 
+def on_grids(graph: Graph, feeds: Sequence[Feeds], options: Options | None = None) -> Graph:
+    """A copy of a float graph with every value and weight rounded to powers of two, still in float.
+
+    :func:`quantise` makes an integer-only graph of it that computes the same numbers.
+    """
+    return _Fit(graph.clone(), single_items(feeds, graph), options or Options()).placed()
+
+
 class _Fit:
     """A float graph, what calibration saw in it, and the formats that follow."""
 
@@ -131,6 +140,8 @@ class _Fit:
             self.formats[value.name or ""] = self._format(value, self._entry_bits(value))
         for stage in self.stages.found:
             form = self._format(stage.result, self._result_bits(stage))
+            if form.bits == self.options.argument_bits and self._feeds_functions(stage):
+                form = self._argument(stage, form)
             if stage.kind == "product":
                 finest = self._weights(stage)
                 if finest > form.exponent:
@@ -141,6 +152,24 @@ class _Fit:
                 inputs = [self.formats[origin(value).name or ""].exponent for value in stage.inputs]
                 form = Format(max(form.exponent, min(inputs)), form.bits, form.signed)
             self.formats[stage.result.name or ""] = form
+
+    def _feeds_functions(self, stage: Stage) -> bool:
+        readers = self.readers.get(stage.result, [])
+        return bool(readers) and all(reader.kind == "function" for reader in readers)
+
+    def _argument(self, stage: Stage, covering: Format) -> Format:
+        """The format with which functions of the value come out best: they need no range where they are flat."""
+        seen = self.seen[stage.result.name or ""].samples()[::8].astype(np.float64)
+        readers = self.readers[stage.result]
+        exact = [function_at(self.graph, reader, seen) for reader in readers]
+
+        def error(form: Format) -> float:
+            rounded = index_form(form).rounded(form.rounded(seen))
+            made = (function_at(self.graph, reader, rounded) for reader in readers)
+            return sum(float(np.square(a - b).mean()) for a, b in zip(made, exact, strict=True))
+
+        tried = [Format(covering.exponent - finer, covering.bits, covering.signed) for finer in range(-1, 6)]
+        return min(tried, key=error)
 
     def _format(self, value: ir.Value, bits: int) -> Format:
         seen = self.seen[value.name or ""]

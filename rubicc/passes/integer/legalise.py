@@ -10,7 +10,7 @@ import onnx_ir as ir
 from rubicc.errors import Unsupported
 from rubicc.ir.graph import Graph, is_quantiser, source_of
 from rubicc.passes.integer.formats import Format
-from rubicc.passes.integer.place import quantiser
+from rubicc.passes.integer.place import TABLE_BITS, index_of, quantiser
 from rubicc.passes.integer.stages import Stage, bias_of, moved, output_axis, stages
 from rubicc.passes.integer.strip import WEIGHT_KEY
 from rubicc.passes.integer.tables import entries_of
@@ -20,7 +20,6 @@ from rubicc.passes.rewrite import Editor, constant, only_use
 EDGE_KEY = "rubicc.edge"  # "input" or "output" on the nodes where integers begin and end
 EXPONENT_KEY = "rubicc.exponent"  # on the node that makes integers: their real value is integer * 2**it
 BITS_KEY = "rubicc.bits"  # on a table: width and sign ("8u", "16s") of its entries
-TABLE_BITS = 12
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Legalise(Pass):
         return True
 
     def _rewrite(self, one: _Quantised) -> None:
-        inputs = [self._integer(value, one.stage) for value in one.stage.inputs]
+        inputs = [self._integer(self._behind(value), one.stage) for value in one.stage.inputs]
         makers = {"product": self._product, "sum": self._sum, "function": self._function}
         made = makers[one.stage.kind](one, inputs)
         producer = made.producer()
@@ -79,6 +78,11 @@ class Legalise(Pass):
             producer.metadata_props[EXPONENT_KEY] = str(one.form.exponent)
         self._known[one.rounded] = _Integer(made, one.form)
         self._results.append((one.rounded, self._known[one.rounded]))
+
+    def _behind(self, value: ir.Value) -> ir.Value:
+        """The argument of a table, where ``value`` is its index."""
+        before = index_of(value)
+        return value if before is None else before
 
     def _integer(self, value: ir.Value, stage: Stage) -> _Integer:
         """The integers behind a value that a stage reads: made before, moved, or entering here."""
@@ -150,10 +154,12 @@ class Legalise(Pass):
     def _function(self, one: _Quantised, inputs: list[_Integer]) -> ir.Value:
         """By table: the argument rounded to at most 12 bits is the index."""
         edit, like, argument = self._edit, one.stage.node, inputs[0]
-        bits = min(argument.form.bits, TABLE_BITS)
-        shift = argument.form.bits - bits
-        half = 1 << (bits - 1) if argument.form.signed else 0
-        index = Format(argument.form.exponent + shift, bits, argument.form.signed)
+        index = argument.form
+        if index_of(one.stage.inputs[0]) is not None:
+            index = format_of(one.stage.inputs[0].producer()) or index
+        if index.bits > TABLE_BITS:
+            raise _unknown(one.stage, f"reads {index.bits} bits, and a table {TABLE_BITS} at most")
+        bits, shift, half = index.bits, index.exponent - argument.form.exponent, -index.low
         value = argument.value
         if shift:
             value = self._scaled(value, -shift, like=like).outputs[0]

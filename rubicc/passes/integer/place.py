@@ -10,11 +10,12 @@ import onnx_ir as ir
 
 from rubicc.ir.graph import QONNX_DOMAIN, Graph, is_quantiser
 from rubicc.passes.integer.formats import Format
-from rubicc.passes.integer.stages import Stage, bias_of, origin, output_axis, stages
+from rubicc.passes.integer.stages import Stage, bias_of, moved, origin, output_axis, stages
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor, constant
 
 BIAS_BITS = 32
+TABLE_BITS = 12  # of a table's index: 4096 entries
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class Place(Pass):
 
         before   x -> Conv(W, b) -> Relu -> Conv(V)
         after    Quant(x) -> Conv(Quant(W), b on the grid of their product) -> Relu -> Quant -> Conv(Quant(V))
+
+        before   x -> Conv -> Tanh
+        after    Quant(x) -> Conv -> Quant(16 bits) -> Quant(12 bits: a table has an entry for each) -> Tanh
     """
 
     id = "integer.place"
@@ -56,6 +60,8 @@ class Place(Pass):
             changed |= self._weights(edit, stage)
         for value in [*found.entries, *(stage.result for stage in found.found)]:
             changed |= self._value(graph, edit, value)
+        for stage in stages(graph).found:  # they read rounded values by now
+            changed |= self._index(edit, stage)
         graph.model.opset_imports.setdefault(QONNX_DOMAIN, 1)
         return changed
 
@@ -89,6 +95,23 @@ class Place(Pass):
         else:
             stage.node.replace_input_with(2, value)
 
+    def _index(self, edit: Editor, stage: Stage) -> bool:
+        """A function reads no more bits than its table has entries for."""
+        known = self.options.values.get(origin(stage.inputs[0]).name or "")
+        if stage.kind != "function" or known is None or known[1] <= TABLE_BITS:
+            return False
+        form = index_form(Format(*known))
+        old = stage.inputs[0]
+        if index_of(old) is not None:
+            return False
+        scale = np.float32(2.0**form.exponent)
+        made = quantiser(edit, stage.nodes[0], old, scale, form.bits, signed=form.signed)
+        for node in stage.nodes:
+            for index, value in enumerate(node.inputs):
+                if value is old:
+                    node.replace_input_with(index, made)
+        return True
+
     def _value(self, graph: Graph, edit: Editor, value: ir.Value) -> bool:
         known = self.options.values.get(value.name or "")
         users = list(value.uses())
@@ -109,6 +132,26 @@ class Place(Pass):
             outputs = graph.ir.outputs
             outputs[outputs.index(value)] = made
         return True
+
+
+def index_form(of: Format) -> Format:
+    """What a table reads of a value: its upper bits."""
+    bits = min(of.bits, TABLE_BITS)
+    return Format(of.exponent + of.bits - bits, bits, of.signed)
+
+
+def index_of(value: ir.Value) -> ir.Value | None:
+    """What was rounded to a table's index, when ``value`` is one: a rounding of something rounded before."""
+    node = value.producer()
+    if node is None or not is_quantiser(node) or node.inputs[0] is None:
+        return None
+    before: ir.Value | None = node.inputs[0]
+    while before is not None:
+        producer = before.producer()
+        if producer is not None and is_quantiser(producer):
+            return node.inputs[0]
+        before = moved(producer)
+    return None
 
 
 def quantiser(
