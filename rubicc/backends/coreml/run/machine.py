@@ -210,6 +210,8 @@ class _Run:
         given = dict(step.fixed)
         host = step.kernel.host
         try:
+            for name, known in step.wide.items():
+                given[name] = known.tensor()
             for name, slot in step.given.items():
                 given[name] = _host(self.frame[slot]) if name in host else self.frame[slot]
             for name, sources in step.several.items():

@@ -7,7 +7,7 @@ anything runs: names made before they are read, one kernel per operation, its pa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rubicc.backends.coreml.run.constants import Constants, Known
@@ -29,6 +29,7 @@ class Step:
         operation: for messages, and its type.
         kernel: what computes it; ``None`` for ``while_loop`` and ``cond``.
         fixed: parameters known beforehand, in the form the kernel wants.
+        wide: parameter -> constant that is widened for every use.
         given: parameter -> slot.
         several: parameter -> sources, for parameters that take several values.
         results: slots of the results.
@@ -46,6 +47,7 @@ class Step:
     types: tuple[ValueType, ...]
     blocks: tuple[Body, ...]
     free: tuple[int, ...] = ()
+    wide: dict[str, Known] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -213,6 +215,9 @@ class Resolver:
                 step.given[name] = source
             elif kernel is not None and name in kernel.host:
                 step.fixed[name] = source.host()
+            elif source.narrow:
+                step.wide[name] = source
+                _decode((source,), host=False)
             else:
                 step.fixed[name] = source.tensor()
         if len(kinds) > 1:
