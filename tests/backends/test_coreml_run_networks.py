@@ -14,7 +14,7 @@ STRICT = 90.0
 # Networks whose fp16 form is checked in every run; the others' are marked slow.
 HALF = ("conv1d", "lstm-two-ways", "attention", "zoo-mgru", "zoo-dna-bert")
 # Much like others that are checked in every run.
-SLOW = ("conv3d", "gru-two-ways", "lstm-projected-input", "unet")
+SLOW = ("conv3d", "gru-two-ways", "lstm-projected-input", "unet", "zoo-rubicall-fp")
 
 
 def compared(name: str, folder: Path, precision: str) -> list[float]:
