@@ -41,7 +41,9 @@ def build(folder: Path, files: dict[str, str], **options: object) -> sim.Built:
     return sim.build(project(folder / "project", files), folder / "build", **options)  # type: ignore[arg-type]
 
 
-def one_kernel(header: str, source: str, input_type: str, inputs: int, output_type: str, outputs: int) -> dict[str, str]:
+def one_kernel(
+    header: str, source: str, input_type: str, inputs: int, output_type: str, outputs: int
+) -> dict[str, str]:
     """A graph of one function kernel between two raw PLIO files."""
     app = f"""
 #include <adf.h>

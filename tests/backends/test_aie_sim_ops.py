@@ -46,7 +46,10 @@ def unzip(x: np.ndarray, y: np.ndarray, n: int) -> np.ndarray:
 def slide(v: Values, lanes: int, points: int, cs: int, ds: int, step: int = 1) -> np.ndarray:
     c, d = v.c.astype(WIDE), v.d.astype(WIDE)
     return np.array(
-        [sum(c[(cs + p * step) % 32] * d[(ds + lane + p) % 32] for p in range(points)) for lane in range(lanes)]
+        [
+            sum(c[(cs + p * step) % 32] * d[(ds + lane + p) % 32] for p in range(points))
+            for lane in range(lanes)
+        ]
     )
 
 
@@ -79,7 +82,9 @@ PROBES: dict[str, Callable[[Values], np.ndarray]] = {
     "aie::upshift(c, 3)": lambda v: wrapped(v.c.astype(WIDE) << 3, np.int16),
     "aie::logical_downshift(c, 3)": lambda v: (v.c.view(np.uint16) >> 3).view(np.int16),
     "aie::mul(c, d).to_vector<int32>(0)": lambda v: wrapped(v.c.astype(WIDE) * v.d, np.int32),
-    "aie::mul<acc64>(e, int32(70000)).to_vector<int32>(0)": lambda v: wrapped(v.e.astype(WIDE) * 70000, np.int32),
+    "aie::mul<acc64>(e, int32(70000)).to_vector<int32>(0)": lambda v: wrapped(
+        v.e.astype(WIDE) * 70000, np.int32
+    ),
     "aie::mac(aie::mul(c, d), c, int16(7)).to_vector<int32>(0)": lambda v: wrapped(
         v.c.astype(WIDE) * v.d + v.c.astype(WIDE) * 7, np.int32
     ),
@@ -90,7 +95,9 @@ PROBES: dict[str, Callable[[Values], np.ndarray]] = {
     "aie::mac_square(aie::mul_square(c), d).to_vector<int32>(0)": lambda v: wrapped(
         v.c.astype(WIDE) ** 2 + v.d.astype(WIDE) ** 2, np.int32
     ),
-    "aie::add(aie::from_vector<acc32>(e), f).to_vector<int32>(0)": lambda v: wrapped(v.e.astype(WIDE) + v.f, np.int32),
+    "aie::add(aie::from_vector<acc32>(e), f).to_vector<int32>(0)": lambda v: wrapped(
+        v.e.astype(WIDE) + v.f, np.int32
+    ),
     "aie::sub(aie::from_vector<acc64>(e), aie::from_vector<acc64>(f)).to_vector<int32>(1)": lambda v: wrapped(
         (v.e.astype(WIDE) - v.f) >> 1, np.int32
     ),
@@ -122,11 +129,15 @@ PROBES: dict[str, Callable[[Values], np.ndarray]] = {
     "aie::broadcast<int16, 16>(-7)": lambda v: np.full(16, -7),
     "aie::zeros<acc32, 16>().to_vector<int32>(0)": lambda v: np.zeros(16),
     "*(aie::cbegin_vector<32>(pa) + 1)": lambda v: v.a[32:],
-    "aie::broadcast<int32, 8>(aie::reduce_add(e))": lambda v: np.full(8, wrapped(v.e.astype(WIDE).sum(), np.int32)),
+    "aie::broadcast<int32, 8>(aie::reduce_add(e))": lambda v: np.full(
+        8, wrapped(v.e.astype(WIDE).sum(), np.int32)
+    ),
     "aie::broadcast<int32, 8>(aie::reduce_max(c) - aie::reduce_min(c))": lambda v: np.full(
         8, int(v.c.max()) - int(v.c.min())
     ),
-    "aie::sliding_mul<8, 4>(c, 1, d, 30).to_vector<int32>(0)": lambda v: wrapped(slide(v, 8, 4, 1, 30), np.int32),
+    "aie::sliding_mul<8, 4>(c, 1, d, 30).to_vector<int32>(0)": lambda v: wrapped(
+        slide(v, 8, 4, 1, 30), np.int32
+    ),
     "aie::sliding_mul_ch_ops<4, 8, 4, 1, 1, 1, int8, int8>::mul(a, 0, b, 0).to_vector<int32>(0)": channels,
 }
 
@@ -230,7 +241,9 @@ def test_every_rounding_and_saturation_mode(tmp_path: Path) -> None:
     loops = []
     for tag, kinds in RESULTS.items():
         for kind in kinds:
-            loops.append(f"for (int s : {{0, 1, 5, 16}}) put(aie::from_vector<{tag}>(v).to_vector<{kind}>(s));")
+            loops.append(
+                f"for (int s : {{0, 1, 5, 16}}) put(aie::from_vector<{tag}>(v).to_vector<{kind}>(s));"
+            )
     source = f"""
     void probe(adf::input_buffer<int32>& in, adf::output_buffer<int32>& out) {{
       const auto v = aie::load_v<32>(in.data());
@@ -247,7 +260,9 @@ def test_every_rounding_and_saturation_mode(tmp_path: Path) -> None:
     built = build(tmp_path, one_kernel("", source, "int32", 32, "int32", count))
     r = np.random.default_rng(1)
     ties = [n * 16 for n in range(-6, 6)] + [3 << 15, -(3 << 15), 5 << 15, -(5 << 15)]
-    values = ties + [2**31 - 1, -(2**31), 127, -128, 255, 256, -129, 128] + r.integers(-(2**20), 2**20, 8).tolist()
+    values = (
+        ties + [2**31 - 1, -(2**31), 127, -128, 255, 256, -129, 128] + r.integers(-(2**20), 2**20, 8).tolist()
+    )
     got = sim.run(built, {"in": np.array(values, np.int32)}).outputs["out"]
     want = [
         narrowed(rounded(v, s, mode), kind, saturation)
@@ -343,7 +358,9 @@ def test_tables_bfloat_and_conversions(tmp_path: Path) -> None:
       put(aie::to_vector<bfloat16>(sums).cast_to<int16>());
     }}"""
     built = build(tmp_path, one_kernel("", source, "int16", 32, "int32", 160))
-    v = np.concatenate([np.arange(-140, 140, 12), [-32768, 32767, 127, -128, 1000, -1000, 3, 5]]).astype(np.int16)
+    v = np.concatenate([np.arange(-140, 140, 12), [-32768, 32767, 127, -128, 1000, -1000, 3, 5]]).astype(
+        np.int16
+    )
     got = sim.run(built, {"in": v}).outputs["out"].reshape(5, 32)
     t = np.array(table)
     w = v.astype(WIDE)

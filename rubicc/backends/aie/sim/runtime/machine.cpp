@@ -51,8 +51,8 @@ buffer_port::buffer_port(port_node* p) : node(p), is_input(p->spec.dir == 0), dm
   margin = p->spec.margin;
   const int n = p->single ? 1 : 2;
   for (int i = 0; i < n; ++i) copies.push_back(std::make_unique<guarded>((elements + margin) * element_bytes));
-  if (margin)  // before the first block there is nothing
-    for (auto& c : copies) std::memset(c->data(), 0, margin * element_bytes);
+  if (margin)  // before the first block there is nothing: its margin is zero
+    for (auto& c : copies) std::memset(c->data(), 0, (elements + margin) * element_bytes);
   full.assign(n, false);
   staging.resize(dma.elements * element_bytes);
   in.capacity = staging.size();

@@ -21,6 +21,7 @@ std::vector<port_node*> ends_below(port_node* p) {
       else go(e->to);
     }
   };
+  if (is_end(p) && p->spec.dir != 1) return {p};
   go(p);
   return found;
 }
@@ -251,8 +252,16 @@ std::map<int, long long> solve_repetitions(const netlist& n) {
              m < kernels ? name_of_kernel(m).c_str() : "a shared buffer");
       factor = asked / least;
     }
+    if (!factor) {
+      // Left to itself the slowest runs once per iteration of the graph, the others a whole number of times.
+      factor = 1;
+      for (const link& l : links)
+        if (std::count(members.begin(), members.end(), l.a) && l.x % l.y && l.y % l.x)
+          fail("RUB-AIE-504", "%s moves %lld bytes at a time and %s %lld: neither is a multiple of the other; give repetition_count(...)",
+               name_of(l.p).c_str(), l.x, name_of(l.q).c_str(), l.y);
+    }
     for (int m : members)
-      if (m < kernels) result[m] = rate[m].first * scale / rate[m].second / common * (factor ? factor : 1);
+      if (m < kernels) result[m] = rate[m].first * scale / rate[m].second / common * factor;
   }
   return result;
 }
