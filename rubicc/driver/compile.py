@@ -252,6 +252,8 @@ def _emit(build: Build, folder: Path) -> None:
     """Make the graph legal for the target, plan, and write the target's files."""
     settings = build.settings
     build.inputs = _proof_inputs(build)
+    if can_go(build):  # its outputs are computed before the program takes memory as well
+        build.source_outputs.settle(exact=build.quantised)
     with _timed("plan") as plan_time:
         prepared = planned(build, build.inputs)
     assert build.plan is not None
@@ -288,7 +290,7 @@ def _prove(build: Build, folder: Path) -> None:
     home = folder / build.backend.folder
     with _timed("prove") as took, contextlib.ExitStack() as stack:
         emitted, twins = _emitted(build, home), _twins(build, stack)
-        if emitted is None and not twins and can_go(build):
+        if can_go(build):
             let_go(build)
         sessions: dict[str, Any] = {}
         for name in build.plan.runtimes:

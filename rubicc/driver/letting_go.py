@@ -12,17 +12,16 @@ from rubicc.ir.io import weight_bytes
 if TYPE_CHECKING:
     from rubicc.driver.compile import Build
 
-LARGE = 256 << 20  # bytes of weights
+LARGE = 256 << 20  # bytes of weights, above what is compared in float64 (`proof.EXACT_MAX_PARAMETERS`)
 _SMALL = 1 << 10  # constants up to this size stay
 
 
 def let_go(build: Build) -> None:
-    """Compute the source's outputs on all inputs of the proof, then drop every reference to its weights.
+    """Drop every reference to the source's weights; its outputs on the inputs of the proof are known.
 
     What remains of the graphs says names, types and shapes, for the report. A module that the caller owns
     is only forgotten here.
     """
-    build.source_outputs.settle(exact=build.quantised)
     build.lowered.reference = build.lowered.exact = _gone
     build.source.module = build.source.program = None
     for graph in (build.graph, build.fp32, build.lowered.graph, build.source.graph):
@@ -31,7 +30,10 @@ def let_go(build: Build) -> None:
 
 
 def can_go(build: Build) -> bool:
-    """Whether the target can do without the source, and its weights are worth it."""
+    """Whether the target can do without the source, and its weights are worth it.
+
+    Networks of this size are compared with their source in the target's runtimes only.
+    """
     return getattr(build.backend, "frees_source", False) and weight_bytes(build.lowered.graph) > LARGE
 
 

@@ -111,12 +111,13 @@ class SourceOutputs:
 
 
 def _on_disk(array: np.ndarray) -> np.ndarray:
+    """The same numbers in an unnamed file, of which nothing is in memory until it is read."""
     if not array.size:
         return array
     with tempfile.TemporaryFile() as file:
-        held = np.memmap(file, dtype=array.dtype, mode="w+", shape=array.shape or (1,))
-    held.reshape(array.shape)[...] = array
-    held.flush()
+        file.write(np.ascontiguousarray(array).data)
+        file.flush()
+        held = np.memmap(file, dtype=array.dtype, mode="r", shape=array.shape or (1,))
     return np.asarray(held).reshape(array.shape)
 
 

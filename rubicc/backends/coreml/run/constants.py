@@ -170,7 +170,9 @@ class Constants:
         shared = None if known.key is None else self.package.shared.get(known.key)
         if shared is not None:
             assert isinstance(shared, torch.Tensor)
-            return shared.reshape(held.shape)  # tied weights lie in the file once, in two shapes
+            return shared.reshape(
+                [int(size or 0) for size in held.shape]
+            )  # tied weights lie in the file once, in two shapes
         wanted = torch.half if known.narrow else self.context.held(held.dtype)
         size = (held.elements or 0) * torch.empty((), dtype=wanted).element_size()
         self.afford(size, known.where)
