@@ -81,16 +81,19 @@ def convolve(
     out = view.shape[2 + rank :]
     taps = per_group * math.prod(kernel_shape)
     flat = np.ascontiguousarray(weight).reshape(groups, m // groups, taps)
-    result = np.empty((batch, groups, m // groups, out[0], math.prod(out[1:])), x.dtype)
-    row_bytes = x.shape[1] * math.prod(kernel_shape) * math.prod(out[1:]) * x.itemsize
-    rows = max(1, _BLOCK_BYTES // max(1, row_bytes))
+    result = np.empty((batch, groups, m // groups, *out), x.dtype)
+    longest = int(np.argmax(out))  # cut along it: a network over time may have a first axis of 1
+    unit_bytes = x.shape[1] * math.prod(kernel_shape) * math.prod(out) // out[longest] * x.itemsize
+    step = max(1, _BLOCK_BYTES // max(1, unit_bytes))
     for n in range(batch):
-        for start in range(0, out[0], rows):
-            stop = min(start + rows, out[0])
-            cut: tuple[slice, ...] = (*[slice(None)] * (1 + rank), slice(start, stop))
-            columns = view[n][cut].reshape(groups, taps, -1)
-            product = np.matmul(flat, columns)
-            result[n, :, :, start:stop] = product.reshape(groups, m // groups, stop - start, -1)
+        for start in range(0, out[longest], step):
+            stop = min(start + step, out[longest])
+            cut = [slice(None)] * rank
+            cut[longest] = slice(start, stop)
+            columns = view[n][(*[slice(None)] * (1 + rank), *cut)].reshape(groups, taps, -1)
+            sizes = [stop - start if axis == longest else size for axis, size in enumerate(out)]
+            product = np.matmul(flat, columns).reshape(groups, m // groups, *sizes)
+            result[(n, slice(None), slice(None), *cut)] = product
     result = result.reshape(batch, m, *out)
     if bias is not None:
         result += bias.reshape(1, m, *[1] * rank)
