@@ -49,6 +49,7 @@ _TABLE: dict[str, str] = {
     "cleanup.name-nodes": "rubicc.passes.cleanup.name_nodes",
     "integer.legalise": "rubicc.passes.integer.legalise",
     "integer.place": "rubicc.passes.integer.place",
+    "integer.recurrence": "rubicc.passes.integer.recurrence",
     "integer.strip": "rubicc.passes.integer.strip",
     "layout.polyphase": "rubicc.passes.layout.polyphase",
     "lower.expand-quant": "rubicc.passes.lower.expand_quant",

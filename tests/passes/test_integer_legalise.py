@@ -75,7 +75,7 @@ def check_integers(made: Graph, feeds: dict[str, np.ndarray]) -> None:
             assert array is not None and np.array_equal(array, np.rint(array))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(made=nets(), widths=WIDTHS, seed=st.integers(0, 99))
 def test_random_networks_keep_every_number(
     made: tuple[Graph, int], widths: tuple[int, int], seed: int

@@ -195,6 +195,11 @@ class Cell(Layer):
     output_shift: int
     reverse: bool = False
 
+    @cached_property
+    def gain(self) -> int:
+        """Largest sum of absolute recurrent weights of a gate."""
+        return int(np.abs(self.recurrent).sum(axis=1).max(initial=0))
+
     @property
     def hidden(self) -> int:
         """H."""

@@ -35,14 +35,15 @@ def loop(call: Call) -> Result:
 
 @kernel("Scan")
 def scan(call: Call) -> Result:
-    """Scan over the leading axis of its scan inputs (default axes and directions only)."""
-    for name in ("scan_input_axes", "scan_output_axes", "scan_input_directions", "scan_output_directions"):
+    """Scan over the leading axis of its scan inputs, each forward or backward (default axes only)."""
+    for name in ("scan_input_axes", "scan_output_axes"):
         if any(call.attr(name) or ()):
             raise KernelError(f"Scan with {name} is not implemented")
     count = call.attr("num_scan_inputs")
     split = len(call.inputs) - count
     state = [call[i] for i in range(split)]
-    sequences = [call[i] for i in range(split, len(call.inputs))]
+    turned = call.attr("scan_input_directions") or [0] * count
+    sequences = [call[split + i][:: -1 if turned[i] else 1] for i in range(count)]
     collected: list[list[Array]] = [[] for _ in range(len(call.node.outputs) - split)]
     for t in range(sequences[0].shape[0]):
         out = call.run_body(call.attr("body"), [*state, *(s[t] for s in sequences)])
@@ -51,4 +52,6 @@ def scan(call: Call) -> Result:
             rows.append(value)
     if any(not rows for rows in collected):
         raise KernelError("Scan over an empty sequence")
-    return [*state, *(np.stack(rows) for rows in collected)]
+    prepended = call.attr("scan_output_directions") or [0] * len(collected)
+    ends = (rows[:: -1 if back else 1] for rows, back in zip(collected, prepended, strict=True))
+    return [*state, *(np.stack(rows) for rows in ends)]

@@ -10,10 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
+from rubicc.errors import Unsupported
 from rubicc.evidence.decision import Decision
 from rubicc.ir.executor import execute
 from rubicc.ir.graph import Graph, source_of
-from rubicc.passes.integer import strip
+from rubicc.passes.integer import fit_cell, strip
+from rubicc.passes.integer.cells import Spec, Weights, is_reversed, read_weights
 from rubicc.passes.integer.formats import BLOCK, Format, fit, fit_weight
 from rubicc.passes.integer.legalise import Legalise
 from rubicc.passes.integer.place import Place, PlaceOptions, index_form
@@ -48,6 +50,7 @@ class Options:
         entry_bits: of what comes from outside.
         exit_bits: of results that the host reads.
         argument_bits: of values that only functions (tables) read.
+        state_bits: of a recurrent state where it is multiplied, 8 or 16; the state itself has 16.
         own_widths: widths of the model's own quantisers count for more than ``bits`` and ``weight_bits``.
         equalise: move scale between channels and the weights that read them first.
         rounding: of weights; ``nearest`` takes the mean error out of the bias, ``optimised`` lets weights
@@ -59,6 +62,7 @@ class Options:
     entry_bits: int = 8
     exit_bits: int = 16
     argument_bits: int = 16
+    state_bits: int = 16
     own_widths: bool = True
     equalise: bool = True
     rounding: Literal["nearest", "optimised"] = "nearest"
@@ -113,15 +117,18 @@ class _Fit:
             _equalise(graph, items)
         self.stages: Stages = stages(graph)
         self.readers = _readers(self.stages)
+        self.recurrent: dict[str, list[fit_cell.Seen]] = {}
         self.seen = self._observe()
         self.formats: dict[str, Format] = {}
+        self.held: dict[str, fit_cell.Held] = {}
+        self.cells: dict[str, Spec] = {}
         self.exponents: dict[str, tuple[tuple[int, ...], int]] = {}
         self._choose()
 
     def placed(self) -> Graph:
         """The graph with rounded weights and power-of-two quantisers."""
         values = {name: (form.exponent, form.bits, form.signed) for name, form in self.formats.items()}
-        Place(PlaceOptions(values, self.exponents)).run(self.graph)
+        Place(PlaceOptions(values, self.exponents, self.cells)).run(self.graph)
         return self.graph
 
     def _observe(self) -> dict[str, Observer]:
@@ -132,6 +139,14 @@ class _Fit:
             arrays = execute(self.graph, dict(item), keep=names) | dict(item)
             for name, observer in observers.items():
                 observer.see(np.asarray(arrays[name]))
+            for stage in self.stages.found:
+                if stage.kind == "cell":
+                    gates, states = (
+                        arrays[origin(stage.inputs[0]).name or ""],
+                        arrays[stage.result.name or ""],
+                    )
+                    one = fit_cell.Seen(gates, states, is_reversed(stage.node))
+                    self.recurrent.setdefault(stage.node.name or "", []).append(one)
         return observers
 
     def _choose(self) -> None:
@@ -140,7 +155,10 @@ class _Fit:
             self.formats[value.name or ""] = self._format(value, self._entry_bits(value))
         for stage in self.stages.found:
             form = self._format(stage.result, self._result_bits(stage))
-            if form.bits == self.options.argument_bits and self._feeds_functions(stage):
+            cell = next((s for s in self.readers.get(stage.result, []) if s.kind == "cell"), None)
+            if cell is not None:
+                form = self._gates(cell)
+            elif form.bits == self.options.argument_bits and self._feeds_functions(stage):
                 form = self._argument(stage, form)
             if stage.kind == "product":
                 finest = self._weights(stage)
@@ -151,14 +169,46 @@ class _Fit:
             elif stage.kind == "sum":
                 inputs = [self.formats[origin(value).name or ""].exponent for value in stage.inputs]
                 form = Format(max(form.exponent, min(inputs)), form.bits, form.signed)
+            elif stage.kind == "cell":
+                form = self._cell(stage, form.bits)
             self.formats[stage.result.name or ""] = form
+
+    def _gates(self, cell: Stage) -> Format:
+        """The grid of what a cell reads, and its recurrent weights."""
+        weights, name = self._cell_weights(cell), cell.node.name or ""
+        held = fit_cell.held(weights, self.options.weight_bits, self.options.state_bits)
+        self.held[name] = held
+        return Format(fit_cell.gate_exponent(weights, held, self.recurrent[name]), 16)
+
+    def _cell(self, stage: Stage, bits: int) -> Format:
+        seen, name = self.seen[stage.result.name or ""], stage.node.name or ""
+        form = fit(seen.samples(), seen.low, seen.high, bits, signed=True)
+        form = Format(max(form.exponent, -fit_cell.POINT), bits)
+        entry = self.formats[origin(stage.inputs[0]).name or ""]
+        if name not in self.held or entry.bits != 16:
+            raise Unsupported(
+                "RUB-PASS-030", "a recurrent cell reads what no linear layer made",
+                where=source_of(stage.node), hint="run integer.recurrence first",
+            )  # fmt: skip
+        weights, seen_cell = self._cell_weights(stage), self.recurrent[name]
+        self.cells[name] = fit_cell.spec_of(weights, self.held[name], seen_cell, entry, form)
+        return form
+
+    def _cell_weights(self, stage: Stage) -> Weights:
+        weights = read_weights(stage.node)
+        if weights is None:
+            raise Unsupported(
+                "RUB-PASS-030", "a Scan is marked as a recurrent cell and its body is none",
+                where=source_of(stage.node), hint="compile the model itself again",
+            )  # fmt: skip
+        return weights
 
     def _feeds_functions(self, stage: Stage) -> bool:
         readers = self.readers.get(stage.result, [])
         return bool(readers) and all(reader.kind == "function" for reader in readers)
 
     def _argument(self, stage: Stage, covering: Format) -> Format:
-        """The format with which functions of the value come out best: they need no range where they are flat."""
+        """The format with which functions of the value come out best (no range where they are flat)."""
         seen = self.seen[stage.result.name or ""].samples()[::8].astype(np.float64)
         readers = self.readers[stage.result]
         exact = [function_at(self.graph, reader, seen) for reader in readers]
@@ -187,6 +237,8 @@ class _Fit:
             return options.exit_bits
         if all(reader.kind == "function" for reader in readers):
             return options.argument_bits
+        if any(reader.kind == "cell" for reader in readers):
+            return 16
         hint = next((h for n in reversed(stage.nodes) if (h := n.metadata_props.get(strip.RESULT_KEY))), None)
         return _width(int(hint)) if hint and options.own_widths else options.bits
 

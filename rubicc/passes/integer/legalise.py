@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from rubicc.errors import Unsupported
 from rubicc.ir.graph import Graph, is_quantiser, source_of
+from rubicc.passes.integer.cells import read_spec
 from rubicc.passes.integer.formats import Format
-from rubicc.passes.integer.place import TABLE_BITS, index_of, quantiser
+from rubicc.passes.integer.place import TABLE_BITS, cell_node, index_of, quantiser
 from rubicc.passes.integer.stages import Stage, bias_of, moved, output_axis, stages
 from rubicc.passes.integer.strip import WEIGHT_KEY
 from rubicc.passes.integer.tables import entries_of
@@ -71,7 +72,7 @@ class Legalise(Pass):
 
     def _rewrite(self, one: _Quantised) -> None:
         inputs = [self._integer(self._behind(value), one.stage) for value in one.stage.inputs]
-        makers = {"product": self._product, "sum": self._sum, "function": self._function}
+        makers = {"product": self._product, "sum": self._sum, "function": self._function, "cell": self._cell}
         made = makers[one.stage.kind](one, inputs)
         producer = made.producer()
         if producer is not None:
@@ -150,6 +151,16 @@ class Legalise(Pass):
             aligned.append(value)
         made = self._like(one.stage.node, aligned)
         return self._requantised(made.outputs[0], np.asarray(grid - one.form.exponent), one)
+
+    def _cell(self, one: _Quantised, inputs: list[_Integer]) -> ir.Value:
+        """The same body without the scaling at its ends."""
+        spec, gates = read_spec(one.stage.node), inputs[0]
+        if spec is None:
+            raise _unknown(one.stage, "has a body that is no integer cell")
+        ends = (gates.form.exponent, gates.form.bits, one.form.exponent, one.form.bits, one.form.signed)
+        if ends != (spec.entry, 16, spec.exit, spec.output_bits, True):
+            raise _unknown(one.stage, "reads or makes values on other grids than its body")
+        return cell_node(self._edit, one.stage.node, gates.value, spec.integers()).outputs[-1]
 
     def _function(self, one: _Quantised, inputs: list[_Integer]) -> ir.Value:
         """By table: the argument rounded to at most 12 bits is the index."""

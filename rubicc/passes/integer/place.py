@@ -9,7 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from rubicc.ir.graph import QONNX_DOMAIN, Graph, is_quantiser
+from rubicc.passes.integer.cells import SPEC_KEY, Spec, integer_body, is_reversed, names_for
 from rubicc.passes.integer.formats import Format
+from rubicc.passes.integer.recurrence import initial_state, scan_node
 from rubicc.passes.integer.stages import Stage, bias_of, moved, origin, output_axis, stages
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor, constant
@@ -25,10 +27,12 @@ class PlaceOptions:
     Attributes:
         values: exponent, bits and sign of results and entries, by value name.
         weights: exponents per output channel and bits of products, by node name.
+        cells: recurrent cells in integers, by node name.
     """
 
     values: Mapping[str, tuple[int, int, bool]] = field(default_factory=dict)
     weights: Mapping[str, tuple[tuple[int, ...], int]] = field(default_factory=dict)
+    cells: Mapping[str, Spec] = field(default_factory=dict)
 
 
 @register
@@ -54,8 +58,10 @@ class Place(Pass):
     def run(self, graph: Graph) -> bool:
         """See :class:`Pass`."""
         edit = Editor(graph, self.id)
-        found = stages(graph)
         changed = False
+        for stage in stages(graph).found:
+            changed |= self._cell(edit, stage)
+        found = stages(graph)
         for stage in found.found:
             changed |= self._weights(edit, stage)
         for value in [*found.entries, *(stage.result for stage in found.found)]:
@@ -64,6 +70,26 @@ class Place(Pass):
             changed |= self._index(edit, stage)
         graph.model.opset_imports.setdefault(QONNX_DOMAIN, 1)
         return changed
+
+    def _cell(self, edit: Editor, stage: Stage) -> bool:
+        """A float cell computes with integers, between real numbers on the grids of its ends."""
+        node, spec = stage.node, self.options.cells.get(stage.node.name or "")
+        if stage.kind != "cell" or spec is None or SPEC_KEY in node.metadata_props:
+            return False
+        made = cell_node(edit, node, stage.inputs[0], spec)
+        name, stage.result.name = stage.result.name, edit.fresh(f"{stage.result.name}_float")
+        result = made.outputs[-1]
+        if stage.result.is_graph_output():
+            stage.result.name = name
+            edit.replace_value(stage.result, result)
+        else:
+            stage.result.replace_all_uses_with(result)
+            result.name = name
+        graph_nodes = [node, *(v.producer() for v in node.inputs[:-1] if v is not None)]
+        for gone in dict.fromkeys(n for n in graph_nodes if n is not None):
+            if not any(out.uses() or out.is_graph_output() for out in gone.outputs):
+                edit.remove(gone)
+        return True
 
     def _weights(self, edit: Editor, stage: Stage) -> bool:
         known = self.options.weights.get(stage.node.name or "")
@@ -132,6 +158,16 @@ class Place(Pass):
             outputs = graph.ir.outputs
             outputs[outputs.index(value)] = made
         return True
+
+
+def cell_node(edit: Editor, like: ir.Node, gates: ir.Value, spec: Spec) -> ir.Node:
+    """A Scan with an integer cell in place of the one in ``like``; its last output is ``(T, N, H)``."""
+    body = integer_body(spec, names_for(edit, like), lambda made: edit.stamp(made, like)).graph
+    zeros = initial_state(edit, like, gates, spec.hidden, np.dtype(np.float64))
+    states = [zeros] * (1 + (spec.kind == "lstm"))
+    made = scan_node(edit, like, states, gates, body, spec.kind, is_reversed(like), spec.hidden)
+    made.metadata_props[SPEC_KEY] = spec.scalars()
+    return made
 
 
 def index_form(of: Format) -> Format:

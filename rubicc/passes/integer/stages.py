@@ -13,9 +13,11 @@ import numpy as np
 import onnx_ir as ir
 
 from rubicc.ir.graph import Graph, is_quantiser
+from rubicc.passes.cleanup.drop_zero_states import is_zero
+from rubicc.passes.integer.cells import CELL_KEY
 from rubicc.passes.rewrite import constant, is_constant, is_standard, only_use
 
-Kind = Literal["product", "sum", "function"]
+Kind = Literal["product", "sum", "function", "cell"]
 PRODUCTS = ("Conv", "MatMul", "Gemm")
 MOVERS = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 FUNCTIONS = (
@@ -25,12 +27,16 @@ FUNCTIONS = (
 )
 
 
+_ZEROS = ("Shape", "Slice", "Concat", "ConstantOfShape")
+
+
 @dataclass(frozen=True, eq=False)
 class Stage:
     """One thing to compute with integers.
 
     Attributes:
-        kind: product with constant weights, sum of two values, function of one value, element by element.
+        kind: product with constant weights, sum of two values, function of one value, element by element, or
+            recurrent cell (a Scan over projected inputs).
         node: the product, the sum, or the function's last node.
         inputs: values it reads, as its nodes name them.
         result: value it ends in, a ReLU that follows included.
@@ -106,12 +112,14 @@ class _Finder:
         self.results: dict[ir.Value, Stage] = {}
         self.taken: set[ir.Node] = set()
         self.after: set[ir.Value] = set()  # computed by the host from results: nothing behind it is a stage
+        self.cells: dict[ir.Node, ir.Value] = {}
         self.leaf: dict[ir.Value, tuple[ir.Value, tuple[ir.Node, ...]]] = {}
 
     def run(self) -> Stages:
         nodes = self.graph.nodes
         for node in nodes:
             self._function_of(node)
+            self._cell_of(node)
         for node in nodes:
             if node in self.taken:
                 continue
@@ -131,6 +139,8 @@ class _Finder:
     def _stage(self, node: ir.Node) -> Stage | None:
         if is_standard(node, *PRODUCTS):
             return self._product(node)
+        if node in self.cells:
+            return Stage("cell", node, (self.cells[node],), node.outputs[-1], nodes=(node,))
         leaf = self.leaf.get(node.outputs[0]) if len(node.outputs) == 1 else None
         if leaf is not None:
             return self._function(node, *leaf)
@@ -165,6 +175,22 @@ class _Finder:
         return Stage(
             stage.kind, stage.node, stage.inputs, user.outputs[0], True, stage.bias, (*stage.nodes, user)
         )
+
+    def _cell_of(self, node: ir.Node) -> None:
+        """Remember a recurrent cell that starts from zeros; what makes the zeros is a part of it."""
+        gates = node.inputs[-1] if CELL_KEY in node.metadata_props and is_standard(node, "Scan") else None
+        if gates is None or not all(is_zero(value) for value in node.inputs[:-1]):
+            return
+        if any(out.uses() or out.is_graph_output() for out in node.outputs[:-1]):
+            return  # its last state is read
+        self.cells[node] = gates
+        behind = [value for value in node.inputs[:-1] if value is not None]
+        while behind:
+            value = behind.pop()
+            maker = value.producer()
+            if maker is not None and is_standard(maker, *_ZEROS) and maker not in self.taken:
+                self.taken.add(maker)
+                behind += [v for v in maker.inputs if v is not None and v is not gates]
 
     def _function_of(self, node: ir.Node) -> None:
         """Remember whether ``node`` computes a function of one value, and of which."""
