@@ -81,8 +81,8 @@ void windowed(input_buffer<int32, extents<inherited_extent>, margin<8>>& in, out
   for (unsigned i = 0; i < in.size(); ++i) out.data()[i] = in.data()[i] + in.data()[i + 8];
 }
 void doubled(input_buffer<int32>& in, output_buffer<int32>& out) {
-  for (int i = 0; i < 4; ++i) aie::store_v(out.data() + 16 * i, aie::add(aie::load_v<16>(in.data() + 16 * i),
-                                                                         aie::load_v<16>(in.data() + 16 * i)));
+  for (int i = 0; i < 64; i += 16)
+    aie::store_v(out.data() + i, aie::upshift(aie::load_v<16>(in.data() + i), 1));
 }
 """
 
@@ -112,10 +112,14 @@ struct inner : graph {
     }
     shared = shared_buffer<int16>::create({8, 8}, 1, 2);
     num_buffers(shared) = 2;
-    write_access(shared.in[0]) = tiling({.buffer_dimension = {8, 8}, .tiling_dimension = {4, 2}, .offset = {0, 0},
-        .tile_traversal = {{.dimension = 1, .stride = 2, .wrap = 4}, {.dimension = 0, .stride = 4, .wrap = 2}}});
-    read_access(shared.out[0]) = tiling({.buffer_dimension = {8, 8}, .tiling_dimension = {1, 1}, .offset = {0, 0},
-        .tile_traversal = {{.dimension = 1, .stride = 1, .wrap = 8}, {.dimension = 0, .stride = 1, .wrap = 8}}});
+    write_access(shared.in[0]) = tiling({
+        .buffer_dimension = {8, 8}, .tiling_dimension = {4, 2}, .offset = {0, 0},
+        .tile_traversal = {{.dimension = 1, .stride = 2, .wrap = 4},
+                           {.dimension = 0, .stride = 4, .wrap = 2}}});
+    read_access(shared.out[0]) = tiling({
+        .buffer_dimension = {8, 8}, .tiling_dimension = {1, 1}, .offset = {0, 0},
+        .tile_traversal = {{.dimension = 1, .stride = 1, .wrap = 8},
+                           {.dimension = 0, .stride = 1, .wrap = 8}}});
     read_access(shared.out[1]) = tiling({.buffer_dimension = {8, 8}, .tiling_dimension = {10, 10},
         .offset = {-1, -1}});
     connect<>(in, scale.in[0]);
@@ -202,7 +206,9 @@ def test_everything_that_moves_data(tmp_path: Path) -> None:
     np.testing.assert_array_equal(out.outputs["text"], expected(x))
     np.testing.assert_array_equal(out.outputs["twice"], expected(x))
     assert out.report["kernel_iterations"] == [3, 3, 3, 3, 12, 3]
-    assert {"column": 3, "row": 1} == {k: v for k, v in out.report["memory"][0].items() if k != "bytes"}
+    first = out.report["memory"][0]
+    assert (first["column"], first["row"]) == (3, 1)
+    assert first["bytes"] >= 2 * 128 + 2 * 128 + 2 * 16 + 2 * 4 + 1024  # buffers, parameters, stack
     kernels = built.description["kernels"]
     assert [k["type"] for k in kernels] == ["scaler<short>", "head", "", "", "", ""]
     assert [k["repetitions"] for k in kernels] == [1, 1, 1, 1, 4, 1]
@@ -233,7 +239,7 @@ def test_the_copy_in_a_project_needs_only_make(tmp_path: Path) -> None:
     np.testing.assert_array_equal(got, expected(x))
 
 
-# ---- what a graph can break: one program, the fault chosen by a variable -----------------------------------------
+# ---- what a graph can break: one program, the fault chosen by a variable
 
 BROKEN = """
 #include <cstdlib>

@@ -260,9 +260,8 @@ def test_every_rounding_and_saturation_mode(tmp_path: Path) -> None:
     built = build(tmp_path, one_kernel("", source, "int32", 32, "int32", count))
     r = np.random.default_rng(1)
     ties = [n * 16 for n in range(-6, 6)] + [3 << 15, -(3 << 15), 5 << 15, -(5 << 15)]
-    values = (
-        ties + [2**31 - 1, -(2**31), 127, -128, 255, 256, -129, 128] + r.integers(-(2**20), 2**20, 8).tolist()
-    )
+    edges = [2**31 - 1, -(2**31), 127, -128, 255, 256, -129, 128]
+    values = [*ties, *edges, *r.integers(-(2**20), 2**20, 8).tolist()]
     got = sim.run(built, {"in": np.array(values, np.int32)}).outputs["out"]
     want = [
         narrowed(rounded(v, s, mode), kind, saturation)

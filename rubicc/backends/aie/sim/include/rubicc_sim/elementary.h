@@ -108,7 +108,7 @@ inline T table_entry(const void* base, unsigned i, unsigned entry_bytes, unsigne
 // A table in memory. 4 parallel accesses need four copies (two in each pointer), 2 need two, 1 needs one.
 template <unsigned Parallel, class Offset, class Slope = Offset>
 struct lut {
-  static_assert(__AIE_ARCH__ != 10, "parallel tables exist from AIE-ML on");
+  static_assert(Parallel && __AIE_ARCH__ != 10, "parallel tables exist from AIE-ML on");
   using offset_type = Offset;
   using slope_type = Slope;
   static constexpr unsigned parallel = Parallel;

@@ -132,7 +132,7 @@ auto sliding_mac(const accum<Tag, Lanes>& acc, const vector<TC, NC>& c, unsigned
 template <unsigned Outputs, unsigned Channels, unsigned Points, int CoeffStep, int DataStepX, int DataStepY,
           class CoeffType, class DataType, class Tag = detail::accauto>
 struct sliding_mul_ch_ops {
-  static_assert(__AIE_ARCH__ != 10, "sliding_mul_ch exists from AIE-ML on");
+  static_assert(Outputs && __AIE_ARCH__ != 10, "sliding_mul_ch exists from AIE-ML on");
   using tag = detail::tag_or_default<Tag, CoeffType, DataType>;
   static constexpr unsigned Lanes = Outputs * Channels, lanes = Lanes, points = Points;
   using accum_type = accum<tag, Lanes>;
