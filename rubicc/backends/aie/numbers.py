@@ -68,15 +68,15 @@ def shift_round(values: np.ndarray, shift: np.ndarray | int) -> np.ndarray:
         values: int64, any shape.
         shift: number of bits, broadcast against ``values``.
     """
-    values = np.asarray(values, np.int64)
-    right = np.broadcast_to(np.asarray(shift, np.int64), values.shape)
-    left = np.left_shift(values, np.maximum(-right, 0))
-    bits = np.maximum(right, 0)
-    floor = np.right_shift(left, bits)
-    rest = left - np.left_shift(floor, bits)
-    half = np.where(bits > 0, np.left_shift(1, np.maximum(bits - 1, 0)), 1)
-    up = (rest > half) | ((rest == half) & (floor & 1 == 1) & (bits > 0))
-    return floor + up
+    values, shift = np.asarray(values, np.int64), np.asarray(shift, np.int64)
+    if np.any(shift < 0):
+        values = np.left_shift(values, np.maximum(-shift, 0))
+    bits, dropping = np.maximum(shift, 0), shift > 0
+    half = np.where(dropping, np.left_shift(1, np.maximum(bits - 1, 0)) - 1, 0)
+    made = np.asarray(np.right_shift(values, bits) & dropping)  # a tie goes up only to an even result
+    made += values
+    made += half
+    return np.asarray(np.right_shift(made, bits, out=made))
 
 
 def requantise(values: np.ndarray, shift: np.ndarray | int, to: Type) -> np.ndarray:

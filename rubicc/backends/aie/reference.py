@@ -35,10 +35,13 @@ def run(net: Net, feeds: Mapping[str, np.ndarray], *, keep: bool = False) -> dic
     values: dict[str, np.ndarray] = {}
     for name in net.inputs:
         values[name] = _fitting(name, np.asarray(feeds[name]), net.edges[name].type)
-    for layer in net.layers:
-        values[layer.output] = evaluate(
-            layer, [values[name] for name in layer.inputs], net.edges[layer.output].type
-        )
+    last = {name: index for index, layer in enumerate(net.layers) for name in layer.inputs}
+    for index, layer in enumerate(net.layers):
+        inputs = [values[name] for name in layer.inputs]
+        values[layer.output] = evaluate(layer, inputs, net.edges[layer.output].type)
+        for name in () if keep else layer.inputs:
+            if last[name] == index and name not in net.outputs:
+                values.pop(name, None)
     return values if keep else {name: values[name] for name in net.outputs}
 
 
@@ -54,12 +57,17 @@ def _fitting(name: str, values: np.ndarray, of: Type) -> np.ndarray:
 
 
 def _conv(layer: Conv, inputs: list[np.ndarray], to: Type) -> np.ndarray:
-    x = np.pad(inputs[0], ((0, 0), (0, 0), layer.pads))
-    sums = correlate(x, layer.weight, layer.groups, layer.stride, layer.dilation)
+    rows = [_conv_one(layer, x[None], to) for x in inputs[0]]  # one sequence stays in the cache
+    return np.concatenate(rows) if rows else _conv_one(layer, inputs[0], to)
+
+
+def _conv_one(layer: Conv, x: np.ndarray, to: Type) -> np.ndarray:
+    padded = np.pad(x, ((0, 0), (0, 0), layer.pads)) if any(layer.pads) else x
+    sums = correlate(padded, layer.weight, layer.groups, layer.stride, layer.dilation)
     if layer.bias is not None:
         sums += layer.bias[:, None]
     if layer.relu:
-        sums = np.maximum(sums, 0)
+        np.maximum(sums, 0, out=sums)
     return requantise(sums, layer.shift[:, None], to)
 
 
@@ -79,6 +87,10 @@ def correlate(x: np.ndarray, weight: np.ndarray, groups: int, stride: int, dilat
     sums = np.empty((batch, outputs, frames), np.int64)
     piece = max(1, _TAPS_AT_ONCE // max(1, channels * taps))
     for item in range(batch):
+        if taps == 1:
+            rows = np.ascontiguousarray(x[item, :, ::stride]).reshape(groups, each, frames)
+            sums[item] = np.matmul(matrix, rows).reshape(outputs, frames)
+            continue
         for begin in range(0, frames, piece):
             end = min(begin + piece, frames)
             rows = x[item, :, begin * stride : (end - 1) * stride + dilation * (taps - 1) + 1]
@@ -106,39 +118,74 @@ def _table(layer: Table, inputs: list[np.ndarray], to: Type) -> np.ndarray:
 
 
 def _cell(layer: Cell, inputs: list[np.ndarray], to: Type) -> np.ndarray:
-    projected = inputs[0]
-    batch, _, frames = projected.shape
-    out = np.empty((batch, layer.hidden, frames), np.int64)
-    weight = layer.recurrent.T.astype(np.float64)  # |R h| < 2**15 * 2**15 * H: exact
-    hidden = cell = np.zeros((batch, layer.hidden), np.int64)
+    """Frames one by one, float64: every number is below 2**53, so sums and shifts are exact."""
+    projected = np.ascontiguousarray(inputs[0].transpose(2, 0, 1), np.float64)
+    frames, batch, _ = projected.shape
+    out = np.empty((frames, batch, layer.hidden))
+    step = _Lstm(layer) if isinstance(layer, Lstm) else _Gru(layer)
+    hidden = cell = np.zeros((batch, layer.hidden))
     for frame in range(frames)[:: -1 if layer.reverse else 1]:
-        operand = requantise(hidden, layer.operand_shift, layer.operand)
-        sums = (operand @ weight).astype(np.int64)
-        if layer.bias is not None:
-            sums += layer.bias
-        gates = requantise(sums, layer.gate_shift, INT16)
-        if isinstance(layer, Lstm):
-            hidden, cell = _lstm_step(layer, projected[:, :, frame], gates, cell)
-        else:
-            hidden = _gru_step(layer, projected[:, :, frame], gates, hidden)
-        out[:, :, frame] = requantise(hidden, layer.output_shift, to)
-    return out
+        hidden, cell = step(projected[frame], hidden, cell)
+        out[frame] = hidden
+    return requantise(out.transpose(1, 2, 0).astype(np.int64), layer.output_shift, to)
 
 
-def _gru_step(layer: Cell, x: np.ndarray, g: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    xr, xz, xn = np.split(x, 3, axis=1)
-    gr, gz, gn = np.split(g, 3, axis=1)
-    reset = look_up(layer.sigmoid, saturate(xr + gr, INT16))
-    update = look_up(layer.sigmoid, saturate(xz + gz, INT16))
-    new = look_up(layer.tanh, saturate(xn + requantise(reset * gn, 15, INT16), INT16))
-    return requantise((new << 15) + update * hidden - update * new, 15, INT16)
+def _whole(values: np.ndarray, factor: np.ndarray | float, of: Type) -> np.ndarray:
+    """``requantise`` of whole numbers in float64; ``factor`` is ``2**-shift``."""
+    made = values * factor
+    np.rint(made, out=made)
+    return np.clip(made, of.low, of.high, out=made)
 
 
-def _lstm_step(layer: Lstm, x: np.ndarray, g: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    opened, kept, fresh, shown = np.split(saturate(x + g, INT16), 4, axis=1)
-    added = requantise(look_up(layer.sigmoid, opened) * look_up(layer.tanh, fresh), 15, INT16)
-    cell = requantise(look_up(layer.sigmoid, kept) * cell + (added << layer.cell_bits), 15, INT16)
-    return requantise(look_up(layer.sigmoid, shown) * look_up(layer.tanh_cell, cell), 15, INT16), cell
+class _Step:
+    """What the cells have in common: gates from the state, tables, saturated sums."""
+
+    def __init__(self, layer: Cell) -> None:
+        self.layer = layer
+        self.weight = np.ascontiguousarray(layer.recurrent.T, np.float64)  # |R h| < 2**30 * H: exact
+        self.bias = 0.0 if layer.bias is None else layer.bias.astype(np.float64)
+        self.factor = np.exp2(-layer.gate_shift.astype(np.float64))
+
+    def gates(self, hidden: np.ndarray) -> np.ndarray:
+        """``q(R h + b, gate_shift)`` of all gates."""
+        operand = _whole(hidden, 2.0**-self.layer.operand_shift, self.layer.operand)
+        return _whole(operand @ self.weight + self.bias, self.factor, INT16)
+
+    @staticmethod
+    def look_up(lookup: Lookup, values: np.ndarray) -> np.ndarray:
+        """Entries for the saturated ``values``."""
+        half = 1 << (lookup.bits - 1)
+        index = np.clip(values, INT16.low, INT16.high) * 2.0**-lookup.shift
+        np.rint(index, out=index)
+        np.clip(index, -half, half - 1, out=index)
+        index += half
+        return np.asarray(lookup.entries, np.float64)[index.astype(np.intp)]
+
+
+class _Gru(_Step):
+    def __call__(self, x: np.ndarray, hidden: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """State behind one frame."""
+        size, gates = self.layer.hidden, self.gates(hidden)
+        both = self.look_up(self.layer.sigmoid, x[:, : 2 * size] + gates[:, : 2 * size])
+        reset, update = both[:, :size], both[:, size:]
+        inner = _whole(reset * gates[:, 2 * size :], 2.0**-15, INT16)
+        new = self.look_up(self.layer.tanh, x[:, 2 * size :] + inner)
+        return _whole(new * 2.0**15 + update * (hidden - new), 2.0**-15, INT16), cell
+
+
+class _Lstm(_Step):
+    def __init__(self, layer: Lstm) -> None:
+        super().__init__(layer)
+        self.cell_factor, self.inner = 2.0**layer.cell_bits, layer.tanh_cell
+
+    def __call__(self, x: np.ndarray, hidden: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """State and cell state behind one frame."""
+        opened, kept, fresh, shown = np.split(x + self.gates(hidden), 4, axis=1)
+        sigmoid = self.layer.sigmoid
+        added = _whole(self.look_up(sigmoid, opened) * self.look_up(self.layer.tanh, fresh), 2.0**-15, INT16)
+        total = self.look_up(sigmoid, kept) * cell + added * self.cell_factor
+        cell = _whole(total, 2.0**-15, INT16)
+        return _whole(self.look_up(sigmoid, shown) * self.look_up(self.inner, cell), 2.0**-15, INT16), cell
 
 
 _KERNELS: dict[type[Layer], Callable[..., np.ndarray]] = {
