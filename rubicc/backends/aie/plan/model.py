@@ -71,8 +71,9 @@ class Port:
         name: ``in0``, ``in1``, ... or ``out0``; the order of the kernel function's arguments.
         edge: edge of the network it carries.
         blocks: channel blocks of the edge that the buffer holds.
-        bytes: size of one buffer (there are two, ping and pong): ``blocks.count * Tb * 8``.
+        bytes: size of one buffer: ``blocks.count * Tb * 8``.
         channel: DMA channel of the tile; -1 where neighbours share the buffer's memory.
+        buffers: 2 (ping and pong), or 1 (``single_buffer``) where a cell's memory does not hold both.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Port:
     blocks: Slice
     bytes: int
     channel: int
+    buffers: int = 2
 
 
 @dataclass(frozen=True)

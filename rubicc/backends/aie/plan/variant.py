@@ -7,8 +7,11 @@ which :mod:`rubicc.backends.aie.plan.cycles` turns into cycles).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from rubicc.backends.aie.plan.devices import Shape
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Work:
         ports: input buffers.
         table_entries: entries of all tables together, 2 bytes each.
         hidden: units of a recurrent layer; 0 otherwise.
+        channels: output channels of a convolution on this tile, padded to blocks of 8.
+        shared: output channels of different blocks read the same input (no groups, or wide ones).
     """
 
     kind: str
@@ -49,6 +54,8 @@ class Work:
     ports: int = 1
     table_entries: int = 0
     hidden: int = 0
+    channels: int = 8
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,22 +66,28 @@ class Loop:
         name: for reports.
         entries: how often it is entered per work unit.
         trips: iterations per entry.
-        mac, load, store, vector, scalar, cascade: slots used per iteration: multiplications, 256-bit
-            loads, 256-bit stores, vector moves/permutes/adds, scalar operations, 512-bit cascade words.
-        outer: scalar and vector work around each entry (loading accumulators, requantising, storing) that
-            the loop's pipeline does not hide, in cycles.
+        mac: multiplication issue slots per iteration.
+        data, weight: bytes loaded per iteration of data and of weights (one load unit each).
+        unaligned: extra loads of data per iteration because it begins between two vectors.
+        store: bytes stored per iteration.
+        vector: other vector operations per iteration (moves, permutes, additions, requantisation).
+        scalar: scalar operations per iteration.
+        outer: cycles around each entry beyond the generation's filling and draining.
+        flat: the compiler runs the loop around it as one pipeline (short loops, wholly unrolled).
     """
 
     name: str
     entries: int
     trips: int
     mac: float = 0
-    load: float = 0
+    data: float = 0
+    weight: float = 0
+    unaligned: int = 0
     store: float = 0
     vector: float = 0
     scalar: float = 0
-    cascade: float = 0
     outer: float = 0
+    flat: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +118,7 @@ class Variant(Protocol):
 
     name: str
 
-    def matches(self, work: Work, shapes: dict[tuple[int, int], tuple[int, int, int]]) -> bool:
+    def matches(self, work: Work, shapes: Mapping[tuple[int, int], Shape]) -> bool:
         """Whether it can compute ``work`` on a device whose native mmul shapes by widths are ``shapes``."""
         ...
 
@@ -113,7 +126,7 @@ class Variant(Protocol):
         """Memory it needs."""
         ...
 
-    def schedule(self, work: Work, shape: tuple[int, int, int]) -> Schedule:
+    def schedule(self, work: Work, shape: Shape) -> Schedule:
         """Where its time goes."""
         ...
 
