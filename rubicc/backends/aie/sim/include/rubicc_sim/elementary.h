@@ -84,7 +84,7 @@ enum class lut_oor_policy { saturate, truncate };
 namespace detail {
 
 // Bytes a core reads from one bank at a time; copies of a table alternate at this distance.
-inline constexpr unsigned bank_row = 16;
+inline constexpr unsigned bank_row = __AIE_ARCH__ == 22 ? 32 : 16;
 
 // Entry i of a table that is stored once (Parallel 1) or twice with copies alternating every bank_row bytes.
 template <unsigned Parallel, class T>
