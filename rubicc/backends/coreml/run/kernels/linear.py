@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from rubicc.backends.coreml.run.kernels.registry import Context, kernel
+from rubicc.backends.coreml.run.kernels.unfolded import unfolded
 
 Tensor = torch.Tensor
 
@@ -98,9 +99,12 @@ def conv(
     c.multiply(x.shape[0] * prod(made) * weight.numel())
     # torch pads both ends alike; anything else is laid around the input first.
     padding = [before for before, _ in pads]
-    if any(before != after for before, after in pads):
+    own = groups > 1 and x.dtype == torch.float64
+    if any(before != after or (own and before) for before, after in pads):
         x = F.pad(x, around(c, x, pads))
         padding = [0] * count
+    if own:
+        return unfolded(x, weight, bias, strides, dilations, groups)
     return CONVOLUTIONS[count](x, weight, bias, strides, padding, dilations, groups)
 
 
