@@ -37,10 +37,13 @@ RECIPE_VERSION = 1
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "mixed", "auto")
 # Of weights, and with w8a8 of activations; for targets that store them so.
 COMPRESSED = ("int4", *(f"palette{bits}" for bits in range(1, 9)), "sparse", "w8a8")
+# Of weights and values in integers, for targets that multiply more than 8 bits.
+WIDE = ("int16", "w8a16")
 RUNTIMES = ("auto", "onnxruntime", "openvino", "native")
 ON_PACKAGES = ("mil", "mil-fp32", "coreml")
+ON_ARRAYS = ("sim", "integer")
 LAYOUTS = ("auto", "plain", "polyphase")
-OBJECTIVES = ("throughput", "latency")
+OBJECTIVES = ("throughput", "latency", "tiles")
 MAX_TUNE = 3600.0
 
 
@@ -141,8 +144,8 @@ _GROUPS = ("inputs", "arch_config", "max_gap", "budget", "passes")
 _RUN_ONLY = ("allow_code", "trust", "dry_run", "force", "cache")
 _PATHS = ("calib", "reference")
 _CHOICES = {
-    "precision": (*PRECISIONS, *COMPRESSED),
-    "runtime": (*RUNTIMES, *ON_PACKAGES),
+    "precision": (*PRECISIONS, *COMPRESSED, *WIDE),
+    "runtime": (*RUNTIMES, *ON_PACKAGES, *ON_ARRAYS),
     "layout": LAYOUTS,
     "objective": OBJECTIVES,
 }

@@ -288,7 +288,8 @@ class Backend(Protocol):
         frees_source: large networks are proven without their source in memory: nothing that the target does
             with emitted files needs the weights of the graph it emitted.
         preparing: ids of passes that ``prepare`` runs and takes options for.
-        twins(graph, plan): a context manager with :class:`Twin` comparisons for the proof.
+        requantises: quantisers of the model are replaced, so data is needed for quantised models as well.
+        twins(graph, plan, folder): a context manager with :class:`Twin` comparisons for the proof.
         judge(folder): name and :data:`Run` of a second opinion on new data, where ``readback`` is ``None``.
         facts(folder): :class:`Facts` for ``inspect``, where ``readback`` is ``None``.
         suffix: how names of files in the target's own form end, and with it

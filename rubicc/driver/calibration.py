@@ -54,7 +54,8 @@ def calibration_of(build: Build, inputs: ProofInputs) -> Calibration:
         UsageError: ``RUB-DRV-006`` the calibration data cannot be read.
     """
     settings, meta = build.settings, build.graph.meta
-    if not looks_at_data(settings, build.backend) or build.quantised:
+    own = build.quantised and not getattr(build.backend, "requantises", False)
+    if not looks_at_data(settings, build.backend) or own:
         return Calibration()
     shapes = build.shapes
     specs = [spec_of(v) for v in build.graph.inputs] if shapes is None else any_batch(shapes)

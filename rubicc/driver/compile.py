@@ -289,7 +289,7 @@ def _prove(build: Build, folder: Path) -> None:
     assert build.plan is not None and build.inputs is not None
     home = folder / build.backend.folder
     with _timed("prove") as took, contextlib.ExitStack() as stack:
-        emitted, twins = _emitted(build, home), _twins(build, stack)
+        emitted, twins = _emitted(build, home), _twins(build, home, stack)
         if can_go(build):
             let_go(build)
         sessions: dict[str, Any] = {}
@@ -318,9 +318,9 @@ def _emitted(build: Build, home: Path) -> Graph | None:
     return build.backend.readback(home) or build.graph
 
 
-def _twins(build: Build, stack: contextlib.ExitStack) -> Sequence[Twin]:
+def _twins(build: Build, home: Path, stack: contextlib.ExitStack) -> Sequence[Twin]:
     own = getattr(build.backend, "twins", None)
-    return () if own is None else stack.enter_context(own(build.graph, build.plan))
+    return () if own is None else stack.enter_context(own(build.graph, build.plan, home))
 
 
 def _latency_budget(build: Build, sessions: dict[str, Any]) -> None:

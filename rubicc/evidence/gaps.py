@@ -23,6 +23,7 @@ _PIECE = 1 << 20  # values compared at a time
 DEFAULT_SNR = {"fp32": 80.0, "fp16": 40.0, "bf16": 25.0, "int8": 20.0, "mixed": 20.0, "w8a8": 20.0}
 # Compressed weights, whose loss is the one asked for: far above what a fault leaves, far below what is usual
 # (k bits give about 6k - 4 dB in one layer).
+DEFAULT_SNR |= {"w8a16": 20.0, "int16": 30.0}
 DEFAULT_SNR |= {"palette8": 20.0, "palette7": 20.0, "palette6": 15.0, "palette5": 12.0, "palette4": 8.0}
 DEFAULT_SNR |= {"int4": 6.0, "palette3": 3.0, "palette2": 0.0, "palette1": 0.0, "sparse": 0.0}
 

@@ -85,11 +85,20 @@ COREML: tuple[Step, ...] = (
     Step("cleanup.name-nodes", "last: names follow the final nodes and their provenance"),
 )
 
+AIE: tuple[Step, ...] = (
+    *CLEANUP[:-1],
+    Step("integer.recurrence", "after folding, which shows constant states: cells are projections and Scans"),
+    Step("cleanup.eliminate-dead", "weights of recurrent operators are no longer used"),
+    Step("cleanup.infer-shapes", "what cells were made of gets shapes"),
+    Step("cleanup.name-nodes", "last: names follow the final nodes and their provenance"),
+)
+
 PIPELINES: dict[str, tuple[Step, ...]] = {
     "cleanup": CLEANUP,
     "cpu_gpu": CPU_GPU,
     "cpu_gpu_integer": CPU_GPU_INTEGER,
     "coreml": COREML,
+    "aie": AIE,
 }
 
 

@@ -1,8 +1,39 @@
-"""Catalogue of the AI Engine target's codes 1xx: the integer network. Rooms inside have their own."""
+"""Catalogue of the AI Engine target's codes 0xx (wiring) and 1xx (the integer network); rooms inside have
+their own."""
 
 from __future__ import annotations
 
 CODES: dict[str, tuple[str, str]] = {
+    "RUB-AIE-001": (
+        "Impossible combination",
+        "A precision, runtime, layout or objective has no meaning for this target. Change the option named "
+        "in the message; docs/targets/aie.md lists what the target takes.",
+    ),
+    "RUB-AIE-002": (
+        "Nothing to gain",
+        "The array would take less than half of the model's multiplications; the table has what would stay "
+        "on the host. Choose another target, or replace these layers by ones the array computes.",
+    ),
+    "RUB-AIE-003": (
+        "Inputs the array is not fed",
+        "Inputs are signal (floats) of one fixed length. Give --shapes where the model leaves a size open, "
+        "and choose another target for models of tokens.",
+    ),
+    "RUB-AIE-004": (
+        "Inputs the project does not take",
+        "Names, element types or shapes of the arrays do not fit, values are not finite, or the session is "
+        "closed. Pad or cut the input, or compile with other --shapes.",
+    ),
+    "RUB-AIE-005": (
+        "The files are not those that were compiled",
+        "A file of the artefact's aie folder is missing, was changed or was added. Nothing was run. Restore "
+        "the artefact or compile again.",
+    ),
+    "RUB-AIE-D01": (
+        "Host work",
+        "What the host computes before and behind the array: rounding the signal to integers, laying out "
+        "windows of a strided first layer, turning integers to numbers, log-softmax.",
+    ),
     "RUB-AIE-101": (
         "Numbers the integer network cannot hold",
         "A value fed to the integer network does not fit the type of its input, or a sum would need more "

@@ -39,10 +39,15 @@ class Host:
         made = [value.name or "" for value in self.graph.inputs]
         return _cut(self.graph, [*self.net.outputs, *made], [v.name or "" for v in self.graph.outputs])
 
+    @cached_property
+    def integer_part(self) -> Graph:
+        """Model inputs to the network's outputs, as the graph computes them."""
+        return _cut(self.graph, [value.name or "" for value in self.graph.inputs], self.net.outputs)
+
     def integers(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Model inputs to what the network is fed: int64 ``(N, C, T)`` by edge name."""
         values = execute(self.before, _read(self.before, feeds))
-        return {name: to_net(values[name], self._axes(name)) for name in self.net.inputs}
+        return {name: to_net(values[name], self.axes(name)) for name in self.net.inputs}
 
     def finish(
         self, values: Mapping[str, np.ndarray], feeds: Mapping[str, np.ndarray] | None = None
@@ -53,14 +58,15 @@ class Host:
             values: integers by edge name.
             feeds: the model's inputs, which some host work may read again.
         """
-        made = {n: from_net(values[n], self._axes(n)).astype(np.float32) for n in self.net.outputs}
+        made = {n: from_net(values[n], self.axes(n)).astype(np.float32) for n in self.net.outputs}
         return execute(self.after, _read(self.after, {**(feeds or {}), **made}))
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The model, its integer part by the reference."""
         return self.finish(run(self.net, self.integers(feeds)), feeds)
 
-    def _axes(self, edge: str) -> str:
+    def axes(self, edge: str) -> str:
+        """How the graph lays ``edge`` out, a letter per axis."""
         return self.net.meta[f"{AXES_KEY}:{edge}"]
 
 

@@ -79,7 +79,7 @@ class CoremlBackend:
 
         return emit(graph, cast(CoremlPlan, plan), folder)
 
-    def twins(self, graph: Graph, plan: Plan) -> AbstractContextManager[Sequence[Twin]]:
+    def twins(self, graph: Graph, plan: Plan, _: Path) -> AbstractContextManager[Sequence[Twin]]:
         """See :func:`rubicc.backends.coreml.twin.twins`."""
         from rubicc.backends.coreml.twin import twins
 
