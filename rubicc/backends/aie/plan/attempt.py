@@ -13,9 +13,10 @@ from rubicc.backends.aie.plan.cycles import constant
 from rubicc.backends.aie.plan.devices import Device
 from rubicc.backends.aie.plan.links import Limits, Need, Source, Wiring
 from rubicc.backends.aie.plan.model import End, Item, Link, Plio, Port, Slice, Split, Stream, Tile
-from rubicc.backends.aie.plan.split import SLOT, Candidate, Share, buffers, memory, shares
+from rubicc.backends.aie.plan.split import SLOT, Candidate, Share, buffers, memory, shares, whole
 from rubicc.backends.aie.plan.stages import Draft, Drafted, crossings
 
+_REPAIRS = 60
 PLIOS_A_COLUMN = 2  # of the 8 in and 6 out that an interface tile has
 
 
@@ -56,6 +57,9 @@ class Attempt:
         self.limits = Limits.of(device)
         self.edges = list(crossings(net, drafted.stages))
         self.why = ""
+        self.waiting, self.parts = -1, 0
+        self.least: dict[int, int] = {}
+        self.most: dict[int, int] = {}
         self.straight: dict[tuple[int, Split], bool] = {}
         self._shares: dict[tuple[int, object], list[Share]] = {}
 
@@ -68,25 +72,45 @@ class Attempt:
         return self._shares[key]
 
     def pick(self, interval: float) -> list[Candidate] | None:
-        """The cheapest split of every stage that keeps ``interval`` and can be wired to those before it."""
-        chosen: list[Candidate] = []
-        for at, options in enumerate(self.options):
-            leaves = any(producer == at and consumer < 0 for _, producer, consumer in self.edges)
-            found = next(
-                (
-                    option
-                    for option in options
-                    if option.floor <= interval + 1e-9
-                    and not (leaves and option.split.t > 1)
-                    and self._wires(at, option, chosen)
-                ),
-                None,
-            )
-            if found is None:
-                self.why = f"{self.name(at)} has no split of {interval:.0f} cycles that can be wired"
-                return None
-            chosen.append(found)
-        return chosen
+        """The cheapest split of every stage that keeps ``interval`` and can be wired to those before it.
+
+        Where a stage cannot be wired, the stages it reads are cut into fewer parts, and all is tried again.
+        """
+        for _ in range(_REPAIRS):
+            chosen: list[Candidate] = []
+            for at in range(len(self.options)):
+                found = self._cheapest(at, interval, chosen)
+                if found is None:
+                    break
+                chosen.append(found)
+            else:
+                return chosen
+            at = len(chosen)
+            before = [p for _, p, c in self.edges if c == at and p >= 0 and chosen[p].split.n > 1]
+            if not before:
+                break
+            widest = max(before, key=lambda p: (chosen[p].split.n, p))
+            self.most[widest] = chosen[widest].split.n - 1
+        self.why = f"{self.name(at)} has no split of {interval:.0f} cycles that can be wired: {self._closest(at, chosen)}"
+        return None
+
+    def _cheapest(self, at: int, interval: float, chosen: list[Candidate]) -> Candidate | None:
+        leaves = any(producer == at and consumer < 0 for _, producer, consumer in self.edges)
+        for option in self.options[at]:
+            split = option.split
+            inside = self.least.get(at, 1) <= split.n <= self.most.get(at, 1 << 30)
+            if inside and option.floor <= interval + 1e-9 and not (leaves and split.t > 1):
+                if self._wires(at, option, chosen):
+                    return option
+        return None
+
+    def _closest(self, at: int, chosen: list[Candidate]) -> str:
+        """The numbers that stop a stage, for the message."""
+        writers = max((chosen[p].split.n for _, p, c in self.edges if c == at and 0 <= p < len(chosen)), default=1)
+        parts = max(option.split.k if whole(self.drafted.stages[at]) else option.split.n for option in self.options[at])
+        tiles = f"{self.device['dma_channels']} DMA channels and {self.device['memory_bytes']} bytes a tile"
+        stored = "memory tiles" if self.limits.bytes else "no memory tiles"
+        return f"{writers} writers for at most {parts} parts of its input, {tiles}, {stored}"
 
     def name(self, at: int) -> str:
         """Stage for messages."""
@@ -141,6 +165,17 @@ class Attempt:
 
     def make(self, interval: float) -> Made | None:
         """A mapping that keeps ``interval``, or None (then :attr:`why` says why)."""
+        self.least, self.most = {}, {}
+        for _ in range(_REPAIRS):
+            self.waiting = -1
+            made = self._make(interval)
+            if made is not None or self.waiting < 0:
+                return made
+            # A branch waits for another: more parts of the stage behind it need fewer descriptors each.
+            self.least[self.waiting] = self.parts + 1
+        return None
+
+    def _make(self, interval: float) -> Made | None:
         picks = self.pick(interval)
         if picks is None:
             return None
@@ -250,6 +285,7 @@ class _Mapping:
             elif not wires.stored(wiring, edge, who, sources, needs, base.limits, base.frames, depth):
                 base.why = f"{edge} into {base.name(consumer)}: {depth} buffers of {base.drafted.slots[edge]} "
                 base.why += f"blocks x {base.frames} frames do not fit a memory tile"
+                base.waiting, base.parts = consumer, self.picks[consumer].split.n
                 return None
         for edge, producer, consumer in base.edges:
             if consumer < 0:

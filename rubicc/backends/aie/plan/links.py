@@ -169,7 +169,7 @@ def _buffer(
     size = (end - first) * frames * SLOT * units * depth
     tiles = sum(1 for source in mine if source.end.port)
     inside = tiles <= limits.down and len(mine) <= limits.channels and len(groups) <= limits.up
-    pool = sum(depth for i in range(0, len(mine), 2)) + sum(depth for i in range(0, len(groups), 2))
+    pool = max((len(mine) + 1) // 2 + len(groups) // 2, len(mine) // 2 + (len(groups) + 1) // 2) * depth
     if not inside or size > limits.bytes or pool > limits.descriptors // 2:
         return None
     writers = tuple(Writer(s.end, s.blocks, i, s.turn) for i, s in enumerate(mine))
@@ -221,18 +221,23 @@ class Memories:
         return None
 
     def _fit(self, buffer: SharedBuffer, tile: _MemoryTile) -> SharedBuffer | None:
-        pools = list(tile.pools)
-        for begin, ends in ((tile.writers, buffer.writers), (tile.readers, buffer.readers)):
-            for at in range(len(ends)):
-                pools[(begin + at) % 2] += buffer.depth
-        writers, readers = tile.writers + len(buffer.writers), tile.readers + len(buffer.readers)
-        full = max(writers, readers) > self._limits.channels or tile.bytes + buffer.bytes > self._limits.bytes
-        if full or max(pools) > self._limits.descriptors // 2:
-            return None
-        made = replace(
-            buffer, offset=tile.bytes,
-            writers=tuple(replace(w, channel=w.channel + tile.writers) for w in buffer.writers),
-            readers=tuple(replace(r, channel=r.channel + tile.readers) for r in buffer.readers),
-        )  # fmt: skip
-        tile.bytes, tile.writers, tile.readers, tile.pools = tile.bytes + buffer.bytes, writers, readers, pools
-        return made
+        """Channels of even and odd number have a pool of descriptors each; readers begin with either."""
+        for skip in (0, 1):
+            begins = (tile.writers, tile.readers + skip)
+            pools = list(tile.pools)
+            for begin, ends in zip(begins, (buffer.writers, buffer.readers), strict=True):
+                for at in range(len(ends)):
+                    pools[(begin + at) % 2] += buffer.depth
+            writers, readers = begins[0] + len(buffer.writers), begins[1] + len(buffer.readers)
+            full = max(writers, readers) > self._limits.channels
+            if full or tile.bytes + buffer.bytes > self._limits.bytes or max(pools) > self._limits.descriptors // 2:
+                continue
+            made = replace(
+                buffer, offset=tile.bytes,
+                writers=tuple(replace(w, channel=i + begins[0]) for i, w in enumerate(buffer.writers)),
+                readers=tuple(replace(r, channel=i + begins[1]) for i, r in enumerate(buffer.readers)),
+            )  # fmt: skip
+            tile.bytes, tile.writers, tile.readers = tile.bytes + buffer.bytes, writers, readers
+            tile.pools = pools
+            return made
+        return None

@@ -61,10 +61,9 @@ class Candidate:
     memory: int
     streams: int
 
-    @property
-    def order(self) -> tuple[float, ...]:
-        """Fewest tiles first, then fewest streams, then the fastest."""
-        return self.split.tiles, self.streams, self.floor, self.split.t
+    def order(self, price: float) -> tuple[float, ...]:
+        """Least cost first, a stream at ``price`` tiles; then fewest streams, then the fastest."""
+        return self.split.tiles + price * self.streams, self.streams, self.floor, self.split.t
 
 
 def parts(count: int, into: int, grain: int = 1) -> list[Slice]:
@@ -133,16 +132,19 @@ def work_of(stage: Draft, frames: int, units: Slice, inputs: Slice, taps: Slice,
 
 def shares(stage: Draft, split: Split, frames: int, device: Device) -> list[Share]:
     """The tiles of a split in the order part, turn, place."""
-    return list(_shares(stage, split, frames, device))
+    return list(_shares(stage, split, frames, device, split.n, split.t))
 
 
-def _shares(stage: Draft, split: Split, frames: int, device: Device) -> Iterator[Share]:
+def _shares(
+    stage: Draft, split: Split, frames: int, device: Device, some: int, turns: int
+) -> Iterator[Share]:
+    """The first ``some`` parts, ``turns`` turns of each; the first part is the largest."""
     known = silicon(device)
     tap_parts = parts(stage.taps, split.j, tap_grain(stage))
-    for part, units in enumerate(parts(stage.units, split.n)):
+    for part, units in enumerate(parts(stage.units, split.n)[:some]):
         first, end = units.first * stage.unit_out, units.end * stage.unit_out
         outputs = Slice(first, min(end, stage.out_slots) - first)
-        for turn in range(split.t):
+        for turn in range(turns):
             for place in range(split.chain):
                 inputs = _inputs(stage, units, split, place // split.j, device)
                 taps = tap_parts[place % split.j]
@@ -186,7 +188,7 @@ def _held(stage: Draft, share: Share, frames: int, device: Device) -> int:
 
 
 def candidates(stage: Draft, frames: int, device: Device, chain: int) -> tuple[list[Candidate], int]:
-    """All splits of ``stage`` that fit tiles, best order first, and the least memory of any split.
+    """All splits of ``stage`` that fit tiles, and the least memory of any split.
 
     Args:
         frames: of a work unit.
@@ -194,8 +196,8 @@ def candidates(stage: Draft, frames: int, device: Device, chain: int) -> tuple[l
     """
     found, least = [], 1 << 60
     for split in _splits(stage, chain, device):
-        made = shares(stage, split, frames, device)
-        if len(made) != split.tiles:
+        made = list(_shares(stage, split, frames, device, 1, 1))
+        if len(made) != split.chain:
             continue
         top = max(_held(stage, share, frames, device) for share in made)
         least = min(least, top)
@@ -205,7 +207,7 @@ def candidates(stage: Draft, frames: int, device: Device, chain: int) -> tuple[l
         floor = max(slowest, *(_legs(stage, share, frames, device) for share in made)) / split.t
         readers = split.n * split.t if not whole(stage) else split.k
         found.append(Candidate(split, slowest, floor, top, split.n * split.t + readers))
-    return sorted(found, key=lambda candidate: candidate.order), least
+    return found, least
 
 
 def port_bytes(stage: Draft, share: Share, frames: int) -> list[int]:
