@@ -359,7 +359,7 @@ def _template(plain: dict[str, Any]) -> Spec:
     if not all(-64 <= number <= 64 for number in numbers.values()) or not 0 < rows < 1 << 20:
         raise ValueError("numbers out of range")
     sigmoid, tanh = table("sigmoid"), table("tanh")
-    if sigmoid is None or tanh is None:
+    if sigmoid is None or tanh is None or (plain["tanh_cell"] is None) != (plain["kind"] == "gru"):
         raise ValueError("tables")
     return Spec(
         kind=plain["kind"], recurrent=np.zeros((rows, int(plain["hidden"]))),
