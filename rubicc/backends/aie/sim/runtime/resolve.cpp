@@ -77,17 +77,17 @@ long long buffer_elements(const port_node* p) {
 
 namespace {
 
-// Adds one element to a walk, joining it to the piece before where memory goes on.
-void add(walk& w, long long at) {
-  ++w.elements;
+// Adds `count` elements from `at` on to a walk (zeros where at < 0), joined to the piece before where memory goes on.
+void add(walk& w, long long at, long long count) {
+  w.elements += count;
   if (!w.pieces.empty()) {
     piece& last = w.pieces.back();
     if ((at < 0 && last.at < 0) || (at >= 0 && last.at >= 0 && last.at + last.count == at)) {
-      ++last.count;
+      last.count += count;
       return;
     }
   }
-  w.pieces.push_back({at, 1});
+  w.pieces.push_back({at, count});
 }
 
 struct walker {
@@ -97,27 +97,39 @@ struct walker {
   const std::string& who;
   walk& out;
 
+  bool real(std::size_t d, long long c) const { return c >= low[d] && c < high[d]; }
+
   // One element; where it lies outside the buffer it is padding, or an error.
   void visit(const std::vector<long long>& c) {
-    long long at = 0, stride = 1;
     bool outside = false;
     for (std::size_t d = 0; d < dims.size(); ++d) {
-      const bool real = c[d] >= low[d] && c[d] < high[d];
-      if (!real) {
-        const bool padded = may_pad && (!t.boundary_dimension.empty() || base[d] < 0);
-        if (!padded)
-          fail("RUB-AIE-505", "%s: the tiling reaches element %lld of dimension %zu, which has %lld", who.c_str(), c[d], d,
-               dims[d]);
-        outside = true;
-      }
+      if (real(d, c[d])) continue;
+      if (!may_pad || (t.boundary_dimension.empty() && base[d] >= 0))
+        fail("RUB-AIE-505", "%s: the tiling reaches element %lld of dimension %zu, which has %lld", who.c_str(), c[d], d,
+             dims[d]);
+      outside = true;
+    }
+    add(out, outside ? -1 : place_of(c), 1);
+  }
+
+  long long place_of(const std::vector<long long>& c) const {
+    long long at = 0, stride = 1;
+    for (std::size_t d = 0; d < dims.size(); ++d) {
       at += c[d] * stride;
       stride *= dims[d];
     }
-    add(out, outside ? -1 : at);
+    return at;
   }
 
   void inside_tile(std::vector<long long>& c, const std::vector<long long>& start, int d) {
-    if (d < 0) return visit(c);
+    if (d == 0) {
+      c[0] = start[0];
+      bool whole = real(0, start[0]) && real(0, start[0] + tile[0] - 1);
+      for (std::size_t e = 1; e < dims.size(); ++e) whole = whole && real(e, c[e]);
+      if (whole) return add(out, place_of(c), tile[0]);  // a run of dimension 0 at once
+      for (; c[0] < start[0] + tile[0]; ++c[0]) visit(c);
+      return;
+    }
     for (long long i = 0; i < tile[d]; ++i) {
       c[d] = start[d] + i;
       inside_tile(c, start, d - 1);
@@ -183,6 +195,9 @@ walk plan_walk(const std::vector<tiling_parameters>& tilings, const std::vector<
 }
 
 walk port_walk(const port_node* p) {
+  static std::map<int, walk> known;
+  const auto at = known.find(p->id);
+  if (at != known.end()) return at->second;
   const bool writes = p->spec.dir == 0;  // the DMA writes what a port takes in
   const auto& tilings = writes ? p->writes : p->reads;
   if (!(writes ? p->reads : p->writes).empty())
@@ -190,13 +205,12 @@ walk port_walk(const port_node* p) {
          writes ? "writes" : "reads");
   buffer_elements(p);
   const bool may_pad = p->role == node_role::shared && !writes;
-  return plan_walk(tilings, buffer_dims(p), may_pad, name_of(p));
+  return known[p->id] = plan_walk(tilings, buffer_dims(p), may_pad, name_of(p));
 }
 
 long long transfer_bytes(const port_node* p) {
-  if (p->role == node_role::shared) return port_walk(p).elements * p->spec.element_bytes;
-  if (p->role == node_role::kernel && p->spec.kind == port_kind::buffer && !p->spec.asynchronous)
-    return port_walk(p).elements * p->spec.element_bytes;
+  const bool kernel = p->role == node_role::kernel && p->spec.kind == port_kind::buffer && !p->spec.asynchronous;
+  if (kernel || p->role == node_role::shared) return port_walk(p).elements * p->spec.element_bytes;
   return 0;
 }
 
