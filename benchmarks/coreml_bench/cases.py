@@ -125,7 +125,7 @@ def _genome(data: Path | None) -> tuple[str, str]:
         paths = sorted((data / "mapped").glob("references_*.fasta"))
     if not paths:
         paths, origin = [Path(str(files("rubicc") / "data" / "demo_reference.fasta"))], "the demo genome"
-    return "".join(text for path in paths for text in read_sequences(path).values()), origin
+    return "".join(text for path in paths for _, text in read_sequences(path)), origin
 
 
 def _tokenised(text: str) -> list[int]:
