@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
+from hypothesis import strategies as st
 from pass_graphs import graph, node
 
 from rubicc.ir.graph import Graph
@@ -90,3 +93,92 @@ def small(seed: int = 0) -> Graph:
     net.swish()
     net.residual(3, relu=True)
     return net.head(5, linear=True)
+
+
+WIDTHS = st.sampled_from([(8, 8), (16, 8), (8, 4), (16, 16), (8, 16)])
+
+
+@st.composite
+def nets(draw: st.DrawFn) -> tuple[Graph, int]:
+    """A float graph and its input channels."""
+    net = Net(draw(st.integers(0, 2**20)), draw(st.sampled_from([1, 3, 8])))
+    inputs = net.channels
+    kinds = st.sampled_from(["conv", "grouped", "depthwise", "dilated", "residual", "tanh", "swish", "relu"])
+    net.conv(8 * draw(st.integers(1, 3)), draw(st.integers(1, 9)), stride=draw(st.integers(1, 3)))
+    for kind in draw(st.lists(kinds, max_size=4)):
+        if kind == "conv":
+            net.conv(draw(st.integers(1, 20)), draw(st.integers(1, 5)), bias=draw(st.booleans()))
+        elif kind in ("grouped", "depthwise"):
+            even = net.channels - net.channels % 2 or 1
+            net.conv(even, 1)
+            net.conv(even, 3, groups=even if kind == "depthwise" else max(1, even // 2), pads=(2, 1))
+        elif kind == "dilated":
+            net.conv(net.channels, 3, dilation=2)
+        elif kind == "residual":
+            net.residual(3, draw(st.booleans()))
+        elif kind == "swish":
+            net.swish()
+        else:
+            net.add({"tanh": "Tanh", "relu": "Relu"}[kind], net.value)
+    return net.head(draw(st.integers(2, 9)), linear=draw(st.booleans())), inputs
+
+
+HIDDEN = 12
+TURN = {"start": [-1], "end": [-(2**63) + 1], "axis": [0], "step": [-1]}
+
+
+class Layers(Net):
+    """Recurrent layers behind a convolution."""
+
+    def turn(self) -> None:
+        for name, numbers in TURN.items():
+            self.constants[name] = np.asarray(numbers, np.int64)
+        self.add("Slice", f"{self.value} start end axis step")
+
+    def layer(
+        self, kind: str, direction: str = "forward", hidden_bias: bool = True, scale: float = 1.0
+    ) -> None:
+        gates = {"GRU": 3, "LSTM": 4}[kind]
+        weight = self.weight((1, gates * HIDDEN, self.channels), 1 / np.sqrt(self.channels))
+        recurrent = self.weight((1, gates * HIDDEN, HIDDEN), scale / np.sqrt(HIDDEN))
+        bias = self.weight((1, 2 * gates * HIDDEN), 0.4)
+        if not hidden_bias:
+            self.constants[bias][:, gates * HIDDEN :] = 0
+        options = {"linear_before_reset": 1} if kind == "GRU" else {}
+        self.add(
+            kind,
+            f"{self.value} {weight} {recurrent} {bias}",
+            hidden_size=HIDDEN,
+            direction=direction,
+            **options,
+        )
+        self.constants["direction"] = np.asarray([1], np.int64)
+        self.add("Squeeze", f"{self.value} direction")
+        self.channels = HIDDEN
+
+    def scores(self) -> Graph:
+        self.add("MatMul", f"{self.value} {self.weight((HIDDEN, 5), 0.7)}")
+        self.nodes.append(node("Identity", self.value, "y", "head"))
+        return graph(self.nodes, {"x": ["N", self.inputs, "T"]}, {"y": ["S", "N", 5]}, self.constants)
+
+
+def network(build: Callable[[Layers], None], seed: int = 0) -> Graph:
+    net = Layers(seed, 2)
+    net.conv(8, 5, stride=2)
+    net.add("Tanh", net.value)
+    net.add("Transpose", net.value, perm=[2, 0, 1])
+    build(net)
+    return net.scores()
+
+
+def alternating(kind: str, seed: int = 0) -> Graph:
+    """Backward by turning the sequence round twice, forward, backward by attribute."""
+
+    def build(net: Layers) -> None:
+        net.turn()
+        net.layer(kind)
+        net.turn()
+        net.layer(kind)
+        net.layer(kind, "reverse", hidden_bias=False)
+
+    return network(build, seed)

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from integer_graphs import LENGTH, Net, signal, small
+from integer_graphs import LENGTH, WIDTHS, Net, nets, signal, small
 from pass_graphs import graph
 from pass_graphs import node as op
 
@@ -19,33 +19,6 @@ from rubicc.passes.integer.fit import Options, on_grids
 from rubicc.passes.integer.legalise import EDGE_KEY, EXPONENT_KEY, Legalise, format_of
 from rubicc.passes.integer.place import Place, PlaceOptions
 from rubicc.passes.rewrite import constant, is_standard
-
-WIDTHS = st.sampled_from([(8, 8), (16, 8), (8, 4), (16, 16), (8, 16)])
-
-
-@st.composite
-def nets(draw: st.DrawFn) -> tuple[Graph, int]:
-    """A float graph and its input channels."""
-    net = Net(draw(st.integers(0, 2**20)), draw(st.sampled_from([1, 3, 8])))
-    inputs = net.channels
-    kinds = st.sampled_from(["conv", "grouped", "depthwise", "dilated", "residual", "tanh", "swish", "relu"])
-    net.conv(8 * draw(st.integers(1, 3)), draw(st.integers(1, 9)), stride=draw(st.integers(1, 3)))
-    for kind in draw(st.lists(kinds, max_size=4)):
-        if kind == "conv":
-            net.conv(draw(st.integers(1, 20)), draw(st.integers(1, 5)), bias=draw(st.booleans()))
-        elif kind in ("grouped", "depthwise"):
-            even = net.channels - net.channels % 2 or 1
-            net.conv(even, 1)
-            net.conv(even, 3, groups=even if kind == "depthwise" else max(1, even // 2), pads=(2, 1))
-        elif kind == "dilated":
-            net.conv(net.channels, 3, dilation=2)
-        elif kind == "residual":
-            net.residual(3, draw(st.booleans()))
-        elif kind == "swish":
-            net.swish()
-        else:
-            net.add({"tanh": "Tanh", "relu": "Relu"}[kind], net.value)
-    return net.head(draw(st.integers(2, 9)), linear=draw(st.booleans())), inputs
 
 
 def legalised(placed: Graph) -> Graph:
