@@ -42,7 +42,7 @@ def _hollow(graph: Graph) -> None:
         tensor = value.const_value
         if tensor is not None and tensor.nbytes > _SMALL:
             value.const_value = onnx_ir.LazyTensor(
-                _gone, dtype=tensor.dtype, shape=onnx_ir.Shape(list(tensor.shape)), name=value.name
+                _gone, dtype=tensor.dtype, shape=onnx_ir.Shape(tensor.shape.numpy()), name=value.name
             )
 
 
