@@ -62,6 +62,14 @@ _BUILTIN: dict[str, tuple[TargetInfo, str]] = {
         ),
         "rubicc.backends.coreml.backend:BACKEND",
     ),
+    "aie": (
+        TargetInfo(
+            "aie",
+            ("vek280", "vck190", "vek385"),
+            "Vitis projects for AMD AI Engines, proven in rubicc's own functional emulation; int8, int16",
+        ),
+        "rubicc.backends.aie.backend:BACKEND",
+    ),
 }
 
 

@@ -29,6 +29,10 @@ CODES: dict[str, tuple[str, str]] = {
         "A file of the artefact's aie folder is missing, was changed or was added. Nothing was run. Restore "
         "the artefact or compile again.",
     ),
+    "RUB-AIE-D02": (
+        "Weights widened",
+        "Weights of fewer than 8 bits are stored and multiplied in 8: no kernel takes them as they are.",
+    ),
     "RUB-AIE-D01": (
         "Host work",
         "What the host computes before and behind the array: rounding the signal to integers, laying out "

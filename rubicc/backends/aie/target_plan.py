@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from rubicc.backends.aie.extract import extract
 from rubicc.backends.aie.net import Conv, Net
+from rubicc.backends.aie.numbers import Type
 from rubicc.backends.aie.plan.devices import device
 from rubicc.backends.aie.plan.model import AiePlan
 from rubicc.backends.aie.prepare import device_of
@@ -68,10 +69,11 @@ def plan(
     from rubicc.backends.aie.plan.planner import Options
     from rubicc.backends.aie.plan.planner import plan as planned
 
-    net = extract(graph, target)
+    net, widened = with_whole_bytes(extract(graph, target))
     frames = frames_of(net, steps_of(graph, net))
     array = planned(net, device(device_of(target)), Options(frames=frames, objective=objective))
     decisions = [Decision(note.code, note.where, note.what, note.reason) for note in array.notes]
+    decisions += widened
     work = host_work(array, net)
     decisions.append(Decision("RUB-AIE-D01", name, "on the host: " + "; ".join(work), "the array is integer"))
     return AieTargetPlan(
@@ -86,6 +88,20 @@ def plan(
         shapes=shapes,
         example=example,
     )
+
+
+def with_whole_bytes(net: Net) -> tuple[Net, list[Decision]]:
+    """``net`` with weights of at least 8 bits, as the kernels store and multiply them; what was widened."""
+    layers, decisions = [], []
+    for layer in net.layers:
+        if isinstance(layer, Conv) and layer.weight_type.bits < 8:
+            what = f"{layer.weight_type} weights stored and multiplied in 8 bits"
+            decisions.append(
+                Decision("RUB-AIE-D02", layer.source or layer.name, what, "no kernel takes fewer")
+            )
+            layer = replace(layer, weight_type=Type(8))
+        layers.append(layer)
+    return replace(net, layers=tuple(layers)), decisions
 
 
 def frames_of(net: Net, steps: int) -> int:

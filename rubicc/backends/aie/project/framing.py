@@ -36,9 +36,7 @@ class Framing:
     @cached_property
     def turn(self) -> int:
         """Work units in one iteration of the graph: tiles that take turns share them out."""
-        units = [
-            b.units if b.depth <= 2 else b.units * b.depth for link in self.plan.links for b in link.buffers
-        ]
+        units = {buffer.units for link in self.plan.links for buffer in link.buffers}
         return lcm(*(stage.split.t for stage in self.plan.stages), *units)
 
     def packing(self, edge: str) -> Packing | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from rubicc.backends.aie.net import Net
@@ -102,7 +101,7 @@ class GraphWriter:
     def text(self) -> str:
         """The whole header."""
         headers = dict.fromkeys(kernel.header for kernel in self.kernels.values())
-        turning = any(buffer.units * buffer.depth > 2 for link in self.plan.links for buffer in link.buffers)
+        turning = any(buffer.units > 1 for link in self.plan.links for buffer in link.buffers)
         parts = [
             _HEAD.format(
                 name=words(self.name),
@@ -198,9 +197,6 @@ class GraphWriter:
             yield from self._buffer(link.edge, buffer)
 
     def _buffer(self, edge: str, buffer: SharedBuffer) -> Iterator[str]:
-        deep = buffer.depth > 2
-        if deep:
-            buffer = replace(buffer, units=buffer.units * buffer.depth, depth=2)
         name, size = buffer.name, self._elements(edge, buffer.blocks)
         kind = self.net.edges[edge].type.cpp
         dims = f"{size}, {buffer.units}" if buffer.units > 1 else f"{size}"
@@ -212,8 +208,7 @@ class GraphWriter:
             f"adf::address({buffer.column}, {buffer.row}, {buffer.offset + turn * each})"
             for turn in range(buffer.depth)
         ]
-        if not deep:
-            yield f"adf::location<adf::buffer>({name}) = {{{', '.join(places)}}};"
+        yield f"adf::location<adf::buffer>({name}) = {{{', '.join(places)}}};"
         for number, writer in enumerate(buffer.writers):
             yield f"adf::connect<>({self._from(writer.source)}, {name}.in[{number}]);"
             what = self._part(edge, buffer, writer.blocks, writer.turn, self._turns(writer.source))
