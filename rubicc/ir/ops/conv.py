@@ -93,7 +93,8 @@ def convolve(
             columns = view[n][(*[slice(None)] * (1 + rank), *cut)].reshape(groups, taps, -1)
             sizes = [stop - start if axis == longest else size for axis, size in enumerate(out)]
             product = np.matmul(flat, columns).reshape(groups, m // groups, *sizes)
-            result[(n, slice(None), slice(None), *cut)] = product
+            where: tuple[slice, ...] = (slice(None), slice(None), *cut)
+            result[n][where] = product
     result = result.reshape(batch, m, *out)
     if bias is not None:
         result += bias.reshape(1, m, *[1] * rank)
