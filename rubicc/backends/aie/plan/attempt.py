@@ -213,13 +213,18 @@ class _Mapping:
                 self.at[name], self.share[name] = next(spots), share
                 names.append(name)
             self.names.append(names)
+        self.leads: dict[tuple[str, int], int] = {}
+        self.early = 0
         self.plios: list[Plio] = []
         self.columns: dict[int, int] = {}
 
     def made(self, interval: float) -> Made | None:
         base = self.base
         start = self._starts(max(pick.floor for pick in self.picks))
-        wiring = self._wire(start, max(pick.floor for pick in self.picks))
+        if self.early > 1:
+            base.why = f"a branch leads by {self.early} work units; two buffers and no memory tiles hold 1"
+            return None
+        wiring = self._wire()
         if wiring is None:
             return None
         linked = self._store(self._share_memory(wiring.links))
@@ -227,7 +232,7 @@ class _Mapping:
             base.why = "memory tiles or their streams run out: " + base.why
             return None
         tiles = self._tiles(wiring, linked)
-        if tiles is None:
+        if tiles is None or self._crowded(linked):
             return None
         rates = [
             (pick.floor, f"{base.name(at)}: {'kernel' if pick.cycles / pick.split.t >= pick.floor - 1e-9 else 'stream'}")
@@ -246,21 +251,33 @@ class _Mapping:
         return plio.blocks.count * self.base.frames * SLOT / self.base.device.plio_bytes()
 
     def _starts(self, interval: float) -> list[float]:
-        """When each stage begins its first work unit; the last entry is when the last one is done."""
+        """When each stage begins its first work unit; the last entry is when the last one is done.
+
+        Where branches meet, the early one is held in buffers of several work units: a power of two (so that
+        the graph repeats soon), at least what it leads by, and filled before it is read.
+        """
         base, begin = self.base, []
         end = 0.0
-        for at, stage in enumerate(base.drafted.stages):
-            ready = [self._arrives(edge, producer, at, begin) for edge, producer, c in base.edges if c == at]
-            begin.append(max(ready))
+        for at in range(len(base.drafted.stages)):
+            ready = {e: self._arrives(e, producer, begin) for e, producer, c in base.edges if c == at}
+            latest = max(ready.values())
+            if len(ready) > 1:
+                for edge, when in ready.items():
+                    lead = math.ceil((latest - when) / interval - 1e-9)
+                    if not base.limits.bytes:
+                        self.early = max(self.early, lead)
+                    self.leads[edge, at] = 1 << lead.bit_length() if lead else 1
+                held = [when + (self.leads[e, at] - 1) * interval for e, when in ready.items()]
+                latest = max(latest, *held)
+            begin.append(latest)
             end = max(end, begin[at] + self._busy(at))
-            del stage
         return [*begin, end]
 
     def _busy(self, at: int) -> float:
         pick = self.picks[at]
         return pick.cycles + (pick.split.chain - 1) * constant("hop")
 
-    def _arrives(self, edge: str, producer: int, consumer: int, begin: list[float]) -> float:
+    def _arrives(self, edge: str, producer: int, begin: list[float]) -> float:
         base = self.base
         if producer < 0:
             made = [p for e, p, c in base.edges if e == edge and c < 0]
@@ -271,20 +288,19 @@ class _Mapping:
             blocks = max(share.outputs.count for share in base.shares(producer, self.picks[producer]))
         return before + 2 * blocks * base.frames * SLOT / base.device.stream_bytes
 
-    def _wire(self, start: list[float], interval: float) -> Wiring | None:
+    def _wire(self) -> Wiring | None:
         base, wiring = self.base, Wiring()
         incoming = [edge for at in range(len(self.picks)) for edge in base.edges if edge[2] == at]
         for edge, producer, consumer in incoming:
             needs = [Need(n, self.share[n].inputs, self.share[n].turn) for n in self.names[consumer]]
-            sources = self._sources(edge, producer, needs, interval)
-            slack = start[consumer] - self._arrives(edge, producer, consumer, start)
-            depth = 2 + math.ceil(max(0.0, slack) / interval - 1e-9)
+            sources = self._sources(edge, producer, needs)
+            lead = self.leads.get((edge, consumer), 1)
             who = (producer, consumer)
             if base.straight[consumer, self.picks[consumer].split]:
                 wires.direct(wiring, edge, who, sources, needs)
-            elif not wires.stored(wiring, edge, who, sources, needs, base.limits, base.frames, depth):
-                base.why = f"{edge} into {base.name(consumer)}: {depth} buffers of {base.drafted.slots[edge]} "
-                base.why += f"blocks x {base.frames} frames do not fit a memory tile"
+            elif not wires.stored(wiring, edge, who, sources, needs, base.limits, base.frames, lead):
+                base.why = f"{edge} into {base.name(consumer)}: 2 x {lead} work units of "
+                base.why += f"{base.drafted.slots[edge]} blocks x {base.frames} frames do not fit a memory tile"
                 base.waiting, base.parts = consumer, self.picks[consumer].split.n
                 return None
         for edge, producer, consumer in base.edges:
@@ -292,7 +308,7 @@ class _Mapping:
                 self._drain(wiring, edge, producer)
         return wiring
 
-    def _sources(self, edge: str, producer: int, needs: list[Need], interval: float) -> list[Source]:
+    def _sources(self, edge: str, producer: int, needs: list[Need]) -> list[Source]:
         if producer >= 0:
             last = self.picks[producer].split.chain - 1
             shares = {n: self.share[n] for n in self.names[producer] if self.share[n].place == last}
@@ -303,7 +319,7 @@ class _Mapping:
         return [Source(End(name or self._plio("in", edge, blocks, column).name), blocks)]
 
     def _drain(self, wiring: Wiring, edge: str, producer: int) -> None:
-        for source in self._sources(edge, producer, [], 0):
+        for source in self._sources(edge, producer, []):
             plio = self._plio("out", edge, source.blocks, self.at[source.end.at][0])
             streams = (Stream(source.end, (End(plio.name),), source.blocks),)
             wiring.links.append(Link(edge, producer, -1, (), streams))
@@ -359,6 +375,36 @@ class _Mapping:
                 waiting = two + waiting
             made.append(replace(link, buffers=tuple(placed)))
         return tuple(made)
+
+    def _crowded(self, links: tuple[Link, ...]) -> bool:
+        """Whether more streams cross a line between columns than the rows of cores have."""
+        columns = int(self.base.device["columns"])
+        plios = {plio.name: plio.column for plio in self.plios}
+        column = plios | {name: at[0] for name, at in self.at.items()}
+        reach: dict[tuple[str, int], tuple[int, set[int]]] = {}  # a stream: where from, where to
+        for link in links:
+            for stream in link.streams:
+                if not stream.shared:
+                    begin = reach.setdefault((stream.source.at, 0), (column[stream.source.at], set()))
+                    begin[1].update(column[end.at] for end in stream.targets)
+            for buffer in link.buffers:
+                for writer in buffer.writers:
+                    begin = reach.setdefault((writer.source.at, 0), (column[writer.source.at], set()))
+                    begin[1].add(buffer.column)
+                for at, reader in enumerate(buffer.readers):
+                    reach[buffer.name, at] = (buffer.column, {column[end.at] for end in reader.targets})
+        east, west = [0] * columns, [0] * columns
+        for start, ends in reach.values():
+            for line in range(start, max(ends)):
+                east[line] += 1
+            for line in range(min(ends), start):
+                west[line] += 1
+        limit = int(self.base.device["row_streams"]) * int(self.base.device["rows"])
+        most = max(*east, *west)
+        if most > limit:
+            line = (east if max(east) == most else west).index(most)
+            self.base.why = f"{most} streams between columns {line} and {line + 1}, {limit} there are"
+        return most > limit
 
     def _tiles(self, wiring: Wiring, links: tuple[Link, ...]) -> tuple[tuple[Tile, ...], ...] | None:
         shared = {s.source.at for link in links for s in link.streams if s.shared}

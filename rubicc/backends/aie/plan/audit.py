@@ -197,7 +197,7 @@ def _buffers(plan: AiePlan) -> Iterator[str]:
     for link in plan.links:
         for buffer in link.buffers:
             size = buffer.blocks.count * plan.block * _SLOT * buffer.units * buffer.depth
-            if buffer.bytes != size or buffer.depth < 2:
+            if buffer.bytes != size or buffer.depth != 2:
                 yield f"{buffer.name}: {buffer.bytes} bytes, {size} are used"
             for kind in (buffer.writers, buffer.readers):
                 turns = 1 + max(end.turn for end in kind)
@@ -259,7 +259,8 @@ def _columns(plan: AiePlan) -> Iterator[str]:
 
 def _rows(plan: AiePlan) -> Iterator[str]:
     """Streams over every line between two columns, each broadcast counted once."""
-    columns = {tile.name: tile.column for tile in plan.tiles} | {p.name: p.column for p in plan.plios}
+    columns: Counter[str] = Counter({tile.name: tile.column for tile in plan.tiles})
+    columns.update({plio.name: plio.column for plio in plan.plios})
     spans: dict[tuple[str, int, str], list[int]] = {}
 
     def note(key: tuple[str, int, str], start: int, ends: list[int]) -> None:

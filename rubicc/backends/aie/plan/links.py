@@ -56,6 +56,7 @@ class Limits:
         )  # fmt: skip
 
 
+DEPTH = 2  # buffers of an adf::shared_buffer: ping and pong (UG1603)
 Group = tuple[tuple[Slice, int], list[End]]  # readers of the same blocks and turn
 
 
@@ -111,15 +112,16 @@ def direct(
 
 def stored(
     wiring: Wiring, edge: str, who: tuple[int, int], sources: list[Source], needs: list[Need],
-    limits: Limits, frames: int, depth: int,
+    limits: Limits, frames: int, lead: int,
 ) -> bool:  # fmt: skip
     """Add a link through memory tiles; False when a buffer would not fit one.
 
     Args:
         frames: Tb.
-        depth: number of buffers.
+        lead: work units that one of its two buffers must hold at least, because another branch is that late.
     """
     units = math.lcm(1 + max(s.turn for s in sources), 1 + max(n.turn for n in needs))
+    units *= -(-lead // units)
     writers: dict[Slice, int] = defaultdict(int)
     for source in sources:
         writers[source.blocks] += 1
@@ -132,14 +134,14 @@ def stored(
     buffers: list[SharedBuffer] = []
     held: list[Group] = []
     for group in groups:
-        if held and _buffer([*held, group], sources, limits, frames, depth, units) is None:
-            made = _buffer(held, sources, limits, frames, depth, units)
+        if held and _buffer([*held, group], sources, limits, frames, units) is None:
+            made = _buffer(held, sources, limits, frames, units)
             if made is None:
                 return False
             buffers.append(made)
             held = []
         held.append(group)
-    made = _buffer(held, sources, limits, frames, depth, units)
+    made = _buffer(held, sources, limits, frames, units)
     if made is None:
         return False
     wiring.links.append(Link(edge, *who, (*buffers, made), ()))
@@ -155,28 +157,28 @@ def halves(buffer: SharedBuffer, frames: int, limits: Limits) -> list[SharedBuff
     made = []
     for readers in (buffer.readers[: count // 2], buffer.readers[count // 2 :]):
         groups: list[Group] = [((r.blocks, r.turn), list(r.targets)) for r in readers]
-        made.append(_buffer(groups, sources, limits, frames, buffer.depth, buffer.units))
+        made.append(_buffer(groups, sources, limits, frames, buffer.units))
     return [half for half in made if half is not None]
 
 
 def _buffer(
-    groups: list[Group], sources: list[Source], limits: Limits, frames: int, depth: int, units: int
+    groups: list[Group], sources: list[Source], limits: Limits, frames: int, units: int
 ) -> SharedBuffer | None:
     """One buffer for these readers, or None when it breaks a limit. Writers with nothing to read in it stay
     out; those with something write all their blocks."""
     mine = [s for s in sources if any(s.blocks.meets(blocks) for (blocks, _), _ in groups)]
     first, end = min(s.blocks.first for s in mine), max(s.blocks.end for s in mine)
-    size = (end - first) * frames * SLOT * units * depth
+    size = (end - first) * frames * SLOT * units * DEPTH
     tiles = sum(1 for source in mine if source.end.port)
     inside = tiles <= limits.down and len(mine) <= limits.channels and len(groups) <= limits.up
-    pool = max((len(mine) + 1) // 2 + len(groups) // 2, len(mine) // 2 + (len(groups) + 1) // 2) * depth
+    pool = max((len(mine) + 1) // 2 + len(groups) // 2, len(mine) // 2 + (len(groups) + 1) // 2) * DEPTH
     if not inside or size > limits.bytes or pool > limits.descriptors // 2:
         return None
     writers = tuple(Writer(s.end, s.blocks, i, s.turn) for i, s in enumerate(mine))
     readers = tuple(
         Reader(tuple(ends), blocks, i, turn) for i, ((blocks, turn), ends) in enumerate(groups)
     )
-    return SharedBuffer("", -1, -1, Slice(first, end - first), units, depth, 0, size, writers, readers)
+    return SharedBuffer("", -1, -1, Slice(first, end - first), units, DEPTH, 0, size, writers, readers)
 
 
 @dataclass

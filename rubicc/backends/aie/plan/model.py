@@ -237,9 +237,10 @@ class SharedBuffer:
         column, row: memory tile; row 0 is the one next to the cores' row 0.
         blocks: channel blocks of the edge it holds; slices of writers and readers are of the edge, so offsets
             in the buffer are ``(slice.first - blocks.first) * Tb * 8`` bytes.
-        units: work units in one buffer (the larger ``t`` of both sides; 1 normally): a writer or reader with
-            a turn touches only units ``unit % units == turn`` (of its own t).
-        depth: number of such buffers (``num_buffers``): 2 is ping and pong, more where a branch waits.
+        units: work units in one buffer; 1 normally, a multiple of ``t`` of both sides, and more where a
+            branch waits for another. A writer or reader with a turn touches every unit of its turn. All work
+            units fed to the array must be a multiple of it for the last ones to come out.
+        depth: number of such buffers (``num_buffers``), 2: ping and pong.
         offset: bytes from the start of the memory tile.
         bytes: all buffers together.
     """
