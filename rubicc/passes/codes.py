@@ -122,6 +122,12 @@ CODES: dict[str, tuple[str, str]] = {
         "A result's format was made coarser than its values asked for, because the sums it is rounded from "
         "have no finer steps. Give the product more bits if its layer turns out to cost accuracy.",
     ),
+    "RUB-PASS-D42": (
+        "Wider than the model asked for",
+        "The model's own quantisers ask for widths that the array does not multiply (values of 4 bits, odd "
+        "widths). The next wider type computes them; formats are fitted to that width, so nothing is lost "
+        "but speed and memory. Train with 4, 8 or 16 bits for weights and 8 or 16 for values to avoid it.",
+    ),
     "RUB-PASS-D01": (
         "Node kept in fp32",
         "A node asked to run in fp16 stays in fp32 because one of its weights exceeds 65504, the largest "

@@ -18,7 +18,7 @@ from rubicc.passes.integer.formats import BLOCK, FINER, Format, covering, fit, f
 from rubicc.passes.integer.legalise import EXPONENT_KEY, format_of
 from rubicc.passes.integer.strip import RESULT_KEY, WEIGHT_KEY, Strip
 from rubicc.passes.quantize.islands import snr_db
-from rubicc.passes.rewrite import constant, is_standard
+from rubicc.passes.rewrite import Editor, constant, is_standard
 
 
 @given(bits=st.sampled_from([4, 8, 16]), signed=st.booleans(), exponent=st.integers(-20, 6))
@@ -217,6 +217,19 @@ def test_strip_keeps_the_weights_training_made() -> None:
 
     error = assert_mutant_fails(KeepsRaw, quantised_net(), [signal(0, 2)], sizes={"N": 2, "T": LENGTH})
     assert error.code in ("RUB-PASS-021", "RUB-PASS-022", "RUB-PASS-025")
+
+
+def test_widening_is_a_decision() -> None:
+    """Values of 4 bits and weights of 2 are computed with 8 and 4."""
+    net = quantised_net()
+    for node, bits in ((net.nodes[0], 4.0), (net.nodes[1], 2.0)):
+        node.replace_input_with(3, Editor(net, "test").initializer("bits", np.asarray(bits, np.float32)))
+    assert Strip().run(net)
+    made = quantise(net, [signal(0, 2)])
+    told = [d.what for d in made.decisions if d.code == "RUB-PASS-D42"]
+    assert told == [
+        "1 tensors of values of 4 bits computed with 8", "1 tensors of weights of 2 bits computed with 4",
+    ]  # fmt: skip
 
 
 def test_no_calibration_data() -> None:

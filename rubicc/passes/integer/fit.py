@@ -36,6 +36,7 @@ from rubicc.passes.quantize.post_training import Feeds, Quantised, single_items
 from rubicc.passes.quantize.round_weights import as_rows, compensated, from_rows, multiplied
 from rubicc.passes.rewrite import Editor
 
+EQUALISE_ITEMS = 2  # largest values per channel need fewer examples than formats
 ACCUMULATOR = 2.0**31
 BIAS_LIMIT = 2.0**30
 
@@ -86,8 +87,7 @@ def quantise(graph: Graph, feeds: Sequence[Feeds], options: Options | None = Non
     placed = fitted.placed()
     made = placed.clone()
     Legalise().run(made)
-    reference = execute(graph, dict(items[0]))
-    got = execute(made, dict(items[0]), dtype=np.float64)
+    reference, got = fitted.reference, execute(made, dict(items[0]), dtype=np.float64)
     evidence: dict[str, Any] = {
         "snr_db": round(min(islands.snr_db(reference[name], got[name]) for name in reference), 2),
         "stages": len(fitted.stages.found),
@@ -117,13 +117,19 @@ class _Fit:
             _equalise(graph, items)
         self.stages: Stages = stages(graph)
         self.readers = _readers(self.stages)
+        self.reference: dict[str, np.ndarray] = {}  # the float graph's outputs on the first item
+        self.multiplied: list[dict[str, np.ndarray]] = []  # what optimised rounding looks at, by item
         self.recurrent: dict[str, list[fit_cell.Seen]] = {}
         self.seen = self._observe()
         self.formats: dict[str, Format] = {}
         self.held: dict[str, fit_cell.Held] = {}
         self.cells: dict[str, Spec] = {}
         self.exponents: dict[str, tuple[tuple[int, ...], int]] = {}
+        self.widened: dict[tuple[str, int, int], int] = {}
         self._choose()
+        for (what, asked, given), count in sorted(self.widened.items()):
+            told = f"{count} tensors of {what} of {asked} bits computed with {given}"
+            self.decisions.append(Decision("RUB-PASS-D42", "model", told, "the array has no narrower type"))
 
     def placed(self) -> Graph:
         """The graph with rounded weights and power-of-two quantisers."""
@@ -135,8 +141,13 @@ class _Fit:
         """Entries and results on the calibration data."""
         names = [v.name or "" for v in self.stages.entries] + [s.result.name or "" for s in self.stages.found]
         observers = {name: Observer(1) for name in names}
+        read = [s.inputs[0].name or "" for s in self.stages.found if s.kind == "product"]
+        read = read if self.options.rounding == "optimised" else []
         for item in self.items:
-            arrays = execute(self.graph, dict(item), keep=names) | dict(item)
+            arrays = dict(item) | execute(self.graph, dict(item), keep={*names, *read})
+            self.multiplied.append({name: arrays[name] for name in read})
+            if not self.reference:
+                self.reference = {v.name or "": arrays[v.name or ""] for v in self.graph.outputs}
             for name, observer in observers.items():
                 observer.see(np.asarray(arrays[name]))
             for stage in self.stages.found:
@@ -176,7 +187,9 @@ class _Fit:
     def _gates(self, cell: Stage) -> Format:
         """The grid of what a cell reads, and its recurrent weights."""
         weights, name = self._cell_weights(cell), cell.node.name or ""
-        held = fit_cell.held(weights, self.options.weight_bits, self.options.state_bits)
+        bits = (self.options.weight_bits, self.options.state_bits)
+        seen = self.recurrent[name] if self.options.rounding == "optimised" else ()
+        held = fit_cell.held(weights, *bits, seen)
         self.held[name] = held
         return Format(fit_cell.gate_exponent(weights, held, self.recurrent[name]), 16)
 
@@ -228,7 +241,9 @@ class _Fit:
     def _entry_bits(self, value: ir.Value) -> int:
         hints = [use.node.metadata_props.get(strip.ENTRY_KEY) for use in value.uses()]
         known = [int(hint) for hint in hints if hint]
-        return _width(known[0]) if known and self.options.own_widths else self.options.entry_bits
+        if not known or not self.options.own_widths:
+            return self.options.entry_bits
+        return self._widened("values", known[0], _width(known[0]))
 
     def _result_bits(self, stage: Stage) -> int:
         options = self.options
@@ -240,7 +255,9 @@ class _Fit:
         if any(reader.kind == "cell" for reader in readers):
             return 16
         hint = next((h for n in reversed(stage.nodes) if (h := n.metadata_props.get(strip.RESULT_KEY))), None)
-        return _width(int(hint)) if hint and options.own_widths else options.bits
+        if not hint or not options.own_widths:
+            return options.bits
+        return self._widened("values", int(hint), _width(int(hint)))
 
     def _weights(self, stage: Stage) -> int:
         """Fix a product's weights; the exponent of its coarsest sums."""
@@ -248,7 +265,9 @@ class _Fit:
         if weight is None:
             raise AssertionError("a product has constant weights")
         hint = node.metadata_props.get(strip.WEIGHT_KEY)
-        bits = _weight_width(int(hint)) if hint and self.options.own_widths else self.options.weight_bits
+        bits = self.options.weight_bits
+        if hint and self.options.own_widths:
+            bits = self._widened("weights", int(hint), _weight_width(int(hint)))
         argument = self.formats[origin(stage.inputs[0]).name or ""]
         rows = np.moveaxis(weight, output_axis(node), 0).reshape(weight.shape[output_axis(node)], -1)
         exponents = fit_weight(rows, bits, self._floor(stage, argument, len(rows)))
@@ -278,9 +297,7 @@ class _Fit:
 
         edit, x = Editor(self.graph, Place.id), None
         if self.options.rounding == "optimised":
-            name = stage.inputs[0].name or ""
-            arrays = [(execute(self.graph, dict(i), keep=[name]) | dict(i))[name] for i in self.items]
-            x = multiplied(node, weight, arrays)
+            x = multiplied(node, weight, [arrays[stage.inputs[0].name or ""] for arrays in self.multiplied])
         if x is not None:
             made = compensated(rows, x, choose, centred=False)
             node.replace_input_with(1, edit.initializer(f"{node.name}_fitted", from_rows(node, made, weight)))
@@ -309,6 +326,13 @@ class _Fit:
             if len(node.inputs) < 3:
                 node.resize_inputs(3)
             node.replace_input_with(2, value)
+
+    def _widened(self, what: str, asked: int, given: int) -> int:
+        """``given``, counted where it is more than was asked for."""
+        if given > asked:
+            key = (what, asked, given)
+            self.widened[key] = self.widened.get(key, 0) + 1
+        return given
 
     def _decide(self, code: str, stage: Stage, what: str, why: str) -> None:
         self.decisions.append(Decision(code, source_of(stage.node), what, why))
@@ -343,7 +367,7 @@ def _equalise(graph: Graph, items: Sequence[Feeds]) -> None:
     if not names:
         return
     observers = {name: Observer(1) for name in names}
-    for item in items:
+    for item in items[:EQUALISE_ITEMS]:
         arrays = execute(graph, dict(item), keep=list(names))
         for name, observer in observers.items():
             observer.see(arrays[name])

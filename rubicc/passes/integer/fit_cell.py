@@ -9,6 +9,7 @@ import numpy as np
 
 from rubicc.passes.integer.cells import INT16, POINT, Lookup, Spec, Weights
 from rubicc.passes.integer.formats import BLOCK, Format, fit_weight
+from rubicc.passes.quantize.round_weights import compensated
 
 INDEX_BITS = 12
 FINEST_GATES, COARSEST_GATES = -14, -8
@@ -70,8 +71,12 @@ class Held:
         return int(self.exponents.max()) + self.operand.exponent
 
 
-def held(weights: Weights, bits: int, state_bits: int) -> Held:
-    """Recurrent weights of ``bits`` bits such that no state makes a sum leave the accumulator."""
+def held(weights: Weights, bits: int, state_bits: int, seen: Sequence[Seen] = ()) -> Held:
+    """Recurrent weights of ``bits`` bits such that no state makes a sum leave the accumulator.
+
+    Args:
+        seen: states with which rounding is optimised; empty for the nearest integers.
+    """
     operand = Format(1 - state_bits, state_bits)
     rows = weights.recurrent.astype(np.float64)
     exponents = fit_weight(rows, bits)
@@ -81,15 +86,22 @@ def held(weights: Weights, bits: int, state_bits: int) -> Held:
             part = slice(start, start + BLOCK)
             while _reach(rows[part], exponents[start], limit) * -operand.low > ACCUMULATOR - BIAS_LIMIT:
                 exponents[part] += 1
-    steps = np.exp2(exponents.astype(np.float64))[:, None]
-    return Held(
-        np.clip(np.rint(rows / steps), limit.low, limit.high).astype(np.int64), exponents, operand, bits
-    )
+    steps = np.exp2(exponents.astype(np.float64))
+    made = rows / steps[:, None]
+    if seen:
+        states = np.concatenate([one.before.reshape(-1, weights.hidden) for one in seen])
+
+        def choose(_part: slice, column: np.ndarray, _which: np.ndarray) -> np.ndarray:
+            return np.asarray(np.clip(np.rint(column / steps), limit.low, limit.high) * steps)
+
+        made = compensated(rows[None], states.T[None], choose, centred=False)[0] / steps[:, None]
+    integers = np.clip(np.rint(made), limit.low, limit.high).astype(np.int64)
+    return Held(integers, exponents, operand, bits)
 
 
 def _reach(rows: np.ndarray, exponent: int, limit: Format) -> float:
     whole = np.clip(np.rint(rows / 2.0**exponent), limit.low, limit.high)
-    return float(np.abs(whole).sum(axis=1).max(initial=0))
+    return float(np.abs(whole).sum(axis=1).max(initial=0)) + rows.shape[1]  # optimised: a step more each
 
 
 def gate_exponent(weights: Weights, of: Held, seen: Sequence[Seen]) -> int:
