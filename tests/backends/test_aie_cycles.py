@@ -84,7 +84,9 @@ def test_long_kernels_and_wide_layers_are_multiplier_bound() -> None:
 
 
 def test_wider_numbers_and_cascades_cost_more() -> None:
-    assert estimate(replace(POINTWISE, activation=16, stored=16, depth=56, in_blocks=56)) > estimate(POINTWISE)
+    assert estimate(replace(POINTWISE, activation=16, stored=16, depth=56, in_blocks=56)) > estimate(
+        POINTWISE
+    )
     assert estimate(replace(POINTWISE, cascade_in=True)) > estimate(POINTWISE)
     assert estimate(replace(GROUPED, taps=116)) >= estimate(GROUPED)
     four = replace(POINTWISE, weight=4)
@@ -109,4 +111,6 @@ def test_footprints_hold_weights_and_history() -> None:
     assert variant is not None and variant.name == "conv_sliding"
     sizes = dict(variant.footprint(GROUPED).items)
     assert sizes["weights"] >= 32 * 115 * 8 and sizes["history:in0"] >= 4 * (114 + 64) * 8
-    assert "history:in0" not in dict(variants.choose(POINTWISE, device("vek280").shapes).footprint(POINTWISE).items)  # type: ignore[union-attr]
+    assert "history:in0" not in dict(
+        variants.choose(POINTWISE, device("vek280").shapes).footprint(POINTWISE).items
+    )  # type: ignore[union-attr]

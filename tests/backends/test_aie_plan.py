@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+import aie_nets as nets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,11 +20,7 @@ from rubicc.backends.aie.plan.devices import device
 from rubicc.backends.aie.plan.model import AiePlan, Slice
 from rubicc.backends.aie.plan.picture import svg
 from rubicc.backends.aie.plan.planner import Options, plan
-from rubicc.errors import RubiccError, Unsupported, UsageError
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import aie_nets as nets
+from rubicc.errors import Unsupported, UsageError
 
 SMALL: dict[str, Callable[[], Net]] = {
     "mlp": nets.mlp,
@@ -57,7 +52,9 @@ def test_rubicall_in_8_bits_keeps_what_the_issue_asks() -> None:
     assert len(made.tiles) <= 304 and max(tile.busy for tile in made.tiles) <= 1 + 1e-9
     assert made.stages[0].packing is not None and made.samples_per_frame == 3
     macs = nets.rubicall().macs(3600) / 1200
-    assert made.clock * len(made.tiles) * 256 / macs * 3 * 450 / 4000 > made.throughput.bases, "above the peak"
+    assert made.clock * len(made.tiles) * 256 / macs * 3 * 450 / 4000 > made.throughput.bases, (
+        "above the peak"
+    )
 
 
 def test_skip_widths_and_devices_are_planned() -> None:
@@ -68,7 +65,7 @@ def test_skip_widths_and_devices_are_planned() -> None:
     assert made.throughput.busy >= 0.7 and made.throughput.bases < large().throughput.bases
     deep = plan(nets.bonito(), device("vek280"), Options(block=16))
     assert any(max(stage.delays) > 200 for stage in deep.stages), "branches wait for each other"
-    assert max(b.depth for link in deep.links for b in link.buffers) > 8
+    assert max(b.units for link in deep.links for b in link.buffers) >= 8
     old = plan(nets.rubicall(), device("vck190"), Options(block=32))
     assert not any(link.buffers for link in old.links) and old.throughput.bases > 1e6
 
@@ -91,7 +88,9 @@ def test_recurrent_networks_turn_at_every_layer() -> None:
     assert made.lanes == 4 and made.frames == 400
     cells = [stage for stage in made.stages if stage.kind == "gru"]
     assert all(len(stage.tiles) == 1 and stage.widths == (8, 8) for stage in cells)
-    assert {plio.edge for plio in made.plios} >= {edge for s in made.segments for edge in (*s.inputs, *s.outputs)}
+    assert {plio.edge for plio in made.plios} >= {
+        edge for s in made.segments for edge in (*s.inputs, *s.outputs)
+    }
 
 
 def test_residual_branches_meet() -> None:
@@ -113,7 +112,7 @@ def test_objectives_differ_in_what_they_keep() -> None:
     assert slow.throughput.interval <= 400 * 64 and len(slow.tiles) < len(fast.tiles)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     channels=st.lists(st.sampled_from([8, 24, 40, 96, 136]), min_size=1, max_size=4),
     taps=st.sampled_from([1, 3, 9, 31, 115]), skip=st.booleans(), bits=st.sampled_from([8, 16]),
@@ -205,7 +204,8 @@ def crowded(made: AiePlan) -> AiePlan:
 def far(made: AiePlan) -> AiePlan:
     """All cores' streams over the whole array: half of the tiles swap sides with the PLIOs and memories."""
     links = tuple(
-        change(link, buffers=tuple(change(b, column=37 - b.column) for b in link.buffers)) for link in made.links
+        change(link, buffers=tuple(change(b, column=37 - b.column) for b in link.buffers))
+        for link in made.links
     )
     stages = tuple(
         change(s, tiles=tuple(change(t, column=(t.column * 17) % 38) for t in s.tiles)) for s in made.stages
@@ -272,23 +272,32 @@ def test_mutants_of_branches_are_caught(mutate: Callable[[AiePlan], AiePlan], me
 
 
 def test_neighbours_that_are_none_are_caught() -> None:
-    made = small("mlp")
-    at, stream = next(
-        ((i, s) for i, link in enumerate(made.links) for s in link.streams if s.source.port and s.targets[0].port)
-    )
+    made = plan(nets.mlp(), device("vek280"), Options(frames=64, objective="tiles", block=16))
+    at, stream = next((i, s) for i, link in enumerate(made.links) for s in link.streams if s.shared)
+    assert audit(made) == [], "neighbours share memory where they can"
     stage = next(s for s in made.stages for t in s.tiles if t.name == stream.targets[0].at)
     far_away = first_tile(made, stage.index, column=30)
     streams = tuple(change(s, shared=s == stream) for s in made.links[at].streams)
-    broken = change(far_away, links=tuple(change(k, streams=streams) if i == at else k for i, k in enumerate(made.links)))
+    broken = change(
+        far_away, links=tuple(change(k, streams=streams) if i == at else k for i, k in enumerate(made.links))
+    )
     assert any("does not reach the memory" in fault for fault in audit(broken))
 
 
 REFUSED: dict[str, tuple[Callable[[], Net], dict[str, Any], str]] = {
-    "stride inside": (lambda: nets.Builder(8).conv("a", 8, 3).conv("b", 8, 3, stride=2).net(), {}, "RUB-AIE-210"),
+    "stride inside": (
+        lambda: nets.Builder(8).conv("a", 8, 3).conv("b", 8, 3, stride=2).net(),
+        {},
+        "RUB-AIE-210",
+    ),
     "32-bit edge": (lambda: nets.Builder(8).conv("a", 8, bits=32).net(), {}, "RUB-AIE-210"),
     "no layers": (lambda: nets.Builder(8).net(), {}, "RUB-AIE-210"),
     "unequal groups": (lambda: nets.Builder(24).conv("a", 48, 3, 6).net(), {}, "RUB-AIE-210"),
-    "large cell": (lambda: nets.Builder(8).conv("i", 768, bits=16).gru("g", 256, False).net(), {}, "RUB-AIE-211"),
+    "large cell": (
+        lambda: nets.Builder(8).conv("i", 768, bits=16).gru("g", 256, False).net(),
+        {},
+        "RUB-AIE-211",
+    ),
     "too many tiles": (lambda: nets.mlp((2048, 4096, 4096, 8)), {}, "RUB-AIE-212"),
     "interval": (lambda: nets.mlp(), {"interval": 1}, "RUB-AIE-212"),
 }
@@ -333,4 +342,3 @@ def test_the_picture_shows_every_tile_and_escapes_names() -> None:
     evil = change(made.stages[0], source='<script>"&')
     text = svg(change(made, stages=(evil, *made.stages[1:])))
     assert "<script" not in text and ET.fromstring(text) is not None
-    assert isinstance(RubiccError("x", "y"), Exception)

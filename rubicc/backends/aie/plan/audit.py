@@ -9,7 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from rubicc.backends.aie.plan.model import AiePlan, End, Slice, Stage, Tile
+from rubicc.backends.aie.plan.model import AiePlan, End, Slice, Stage, Stream, Tile
 
 _SLOT = 8
 _STACK = 1024
@@ -158,7 +158,8 @@ def _ports(plan: AiePlan) -> Iterator[str]:
     fed: Counter[tuple[str, str]] = Counter()
     read: Counter[tuple[str, str]] = Counter()
     for link in plan.links:
-        ends = [(s.source, e, s.blocks) for s in link.streams for e in s.targets]
+        ends: list[tuple[End | None, End | None, Slice]] = []
+        ends += [(s.source, e, s.blocks) for s in link.streams for e in s.targets]
         ends += [(None, e, r.blocks) for b in link.buffers for r in b.readers for e in r.targets]
         ends += [(w.source, None, w.blocks) for b in link.buffers for w in b.writers]
         for source, target, blocks in ends:
@@ -180,11 +181,15 @@ def _ports(plan: AiePlan) -> Iterator[str]:
             for edge in stage.inputs:
                 got = sorted(p.blocks for p in tile.ports if p.edge == edge and p.name.startswith("in"))
                 joined = all(a.end == b.first for a, b in zip(got, got[1:], strict=False))
-                if not got or not joined or not Slice(got[0].first, got[-1].end - got[0].first).holds(tile.inputs):
+                if (
+                    not got
+                    or not joined
+                    or not Slice(got[0].first, got[-1].end - got[0].first).holds(tile.inputs)
+                ):
                     yield f"{tile.name}: {edge} blocks {tile.inputs} wanted, {got} come"
 
 
-def _neighbourly(plan: AiePlan, tiles: dict[str, Tile], streams: tuple) -> Iterator[str]:  # type: ignore[type-arg]
+def _neighbourly(plan: AiePlan, tiles: dict[str, Tile], streams: tuple[Stream, ...]) -> Iterator[str]:
     for stream in streams:
         if stream.shared:
             a, b = tiles[stream.source.at], tiles[stream.targets[0].at]

@@ -73,7 +73,9 @@ def _loop_of(figure: dict[str, Any]) -> Loop:
     side, blocks = figure["side"], math.ceil(figure["outputs"] / 8)
     together = min(side, {"AIE": 4}.get(figure["generation"], 16))
     tiles = math.ceil(together / m)
-    loop = Loop("taps", side * math.ceil(side / together), 9 * math.ceil(figure["inputs"] / 8), tiles * blocks)
+    loop = Loop(
+        "taps", side * math.ceil(side / together), 9 * math.ceil(figure["inputs"] / 8), tiles * blocks
+    )
     return replace(loop, data=tiles * m * 8, weight=64 * blocks, unaligned=1)
 
 
@@ -142,7 +144,9 @@ def whole_designs() -> tuple[tuple[str, float, tuple[float, float], str], ...]:
         loop = replace(_loop_of(row | {"kernel": "dense", "shape": [m, 8, 8]}), mac=4.0)
         cycles = constant("call") + loop_cycles(loop, row["generation"])
         share = row["rows"] * row["inputs"] * row["outputs"] / peak / cycles
-        made.append((row["name"], share, (row["share"][0], row["share"][1]), f"{row['why']} ({row['source']})"))
+        made.append(
+            (row["name"], share, (row["share"][0], row["share"][1]), f"{row['why']} ({row['source']})")
+        )
     return tuple(made)
 
 

@@ -134,7 +134,7 @@ def device(name: str, given: Mapping[str, float | int] | None = None) -> Device:
     row = dict(boards[key])
     part, generation = row.pop("part"), row.pop("generation")
     rows = dict(_table()["generations"][generation])
-    shapes = {_widths(k): Shape(*v["shape"], v["cycles"]) for k, v in rows.pop("mmul").items()}
+    shapes = {_widths(k): Shape(*v["shape"], cycles=v["cycles"]) for k, v in rows.pop("mmul").items()}
     rows |= row
     facts = {fact: entry["value"] for fact, entry in rows.items()}
     sources = {fact: entry["source"] for fact, entry in rows.items()}

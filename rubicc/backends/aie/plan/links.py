@@ -57,7 +57,7 @@ class Limits:
 
 
 DEPTH = 2  # buffers of an adf::shared_buffer: ping and pong (UG1603)
-Group = tuple[tuple[Slice, int], list[End]]  # readers of the same blocks and turn
+Turns = dict[int, list[End]]  # readers of the same blocks by turn
 
 
 def pieces(need: Slice, sources: list[tuple[Slice, int]], down: int) -> list[Slice]:
@@ -97,9 +97,7 @@ class Wiring:
         return End(tile, f"in{len(self.ports[tile]) - 1}")
 
 
-def direct(
-    wiring: Wiring, edge: str, who: tuple[int, int], sources: list[Source], needs: list[Need]
-) -> None:
+def direct(wiring: Wiring, edge: str, who: tuple[int, int], sources: list[Source], needs: list[Need]) -> None:
     """Add a link of streams: every reader gets the whole blocks of each writer it needs part of."""
     targets: dict[Source, list[End]] = defaultdict(list)
     for need in needs:
@@ -126,21 +124,20 @@ def stored(
     for source in sources:
         writers[source.blocks] += 1
     ordered = sorted(writers.items())
-    readers: dict[tuple[Slice, int], list[End]] = defaultdict(list)
+    readers: dict[Slice, Turns] = defaultdict(lambda: defaultdict(list))
     for need in needs:
         for piece in pieces(need.blocks, ordered, limits.down):
-            readers[piece, need.turn].append(wiring.port(need.tile, edge, piece))
-    groups = sorted(readers.items(), key=lambda pair: pair[0])
+            readers[piece][need.turn].append(wiring.port(need.tile, edge, piece))
     buffers: list[SharedBuffer] = []
-    held: list[Group] = []
-    for group in groups:
-        if held and _buffer([*held, group], sources, limits, frames, units) is None:
+    held: dict[Slice, Turns] = {}
+    for piece, turns in sorted(readers.items(), key=lambda pair: pair[0]):
+        if held and _buffer(held | {piece: turns}, sources, limits, frames, units) is None:
             made = _buffer(held, sources, limits, frames, units)
             if made is None:
                 return False
             buffers.append(made)
-            held = []
-        held.append(group)
+            held = {}
+        held[piece] = turns
     made = _buffer(held, sources, limits, frames, units)
     if made is None:
         return False
@@ -149,36 +146,35 @@ def stored(
 
 
 def halves(buffer: SharedBuffer, frames: int, limits: Limits) -> list[SharedBuffer] | None:
-    """``buffer`` as two of half the readers each, or None with a single reader."""
-    count = len(buffer.readers)
-    if count < 2:
+    """``buffer`` as two of half the readers each, or None when all read the same blocks."""
+    readers: dict[Slice, Turns] = defaultdict(lambda: defaultdict(list))
+    for reader in buffer.readers:
+        readers[reader.blocks][reader.turn] += reader.targets
+    if len(readers) < 2:
         return None
     sources = [Source(writer.source, writer.blocks, writer.turn) for writer in buffer.writers]
-    made = []
-    for readers in (buffer.readers[: count // 2], buffer.readers[count // 2 :]):
-        groups: list[Group] = [((r.blocks, r.turn), list(r.targets)) for r in readers]
-        made.append(_buffer(groups, sources, limits, frames, buffer.units))
-    return [half for half in made if half is not None]
+    items, half = sorted(readers.items(), key=lambda pair: pair[0]), len(readers) // 2
+    made = [_buffer(dict(p), sources, limits, frames, buffer.units) for p in (items[:half], items[half:])]
+    return [buffer for buffer in made if buffer is not None]
 
 
 def _buffer(
-    groups: list[Group], sources: list[Source], limits: Limits, frames: int, units: int
+    readers: dict[Slice, Turns], sources: list[Source], limits: Limits, frames: int, units: int
 ) -> SharedBuffer | None:
     """One buffer for these readers, or None when it breaks a limit. Writers with nothing to read in it stay
     out; those with something write all their blocks."""
-    mine = [s for s in sources if any(s.blocks.meets(blocks) for (blocks, _), _ in groups)]
+    mine = [s for s in sources if any(s.blocks.meets(blocks) for blocks in readers)]
     first, end = min(s.blocks.first for s in mine), max(s.blocks.end for s in mine)
     size = (end - first) * frames * SLOT * units * DEPTH
+    groups = [(blocks, turn, ends) for blocks, turns in readers.items() for turn, ends in turns.items()]
     tiles = sum(1 for source in mine if source.end.port)
     inside = tiles <= limits.down and len(mine) <= limits.channels and len(groups) <= limits.up
     pool = max((len(mine) + 1) // 2 + len(groups) // 2, len(mine) // 2 + (len(groups) + 1) // 2) * DEPTH
     if not inside or size > limits.bytes or pool > limits.descriptors // 2:
         return None
     writers = tuple(Writer(s.end, s.blocks, i, s.turn) for i, s in enumerate(mine))
-    readers = tuple(
-        Reader(tuple(ends), blocks, i, turn) for i, ((blocks, turn), ends) in enumerate(groups)
-    )
-    return SharedBuffer("", -1, -1, Slice(first, end - first), units, DEPTH, 0, size, writers, readers)
+    made = tuple(Reader(tuple(ends), blocks, i, turn) for i, (blocks, turn, ends) in enumerate(groups))
+    return SharedBuffer("", -1, -1, Slice(first, end - first), units, DEPTH, 0, size, writers, made)
 
 
 @dataclass
@@ -232,7 +228,11 @@ class Memories:
                     pools[(begin + at) % 2] += buffer.depth
             writers, readers = begins[0] + len(buffer.writers), begins[1] + len(buffer.readers)
             full = max(writers, readers) > self._limits.channels
-            if full or tile.bytes + buffer.bytes > self._limits.bytes or max(pools) > self._limits.descriptors // 2:
+            if (
+                full
+                or tile.bytes + buffer.bytes > self._limits.bytes
+                or max(pools) > self._limits.descriptors // 2
+            ):
                 continue
             made = replace(
                 buffer, offset=tile.bytes,

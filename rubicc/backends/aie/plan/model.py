@@ -8,11 +8,12 @@ Units: ``blocks`` are channel blocks (slots of 8 bytes a frame), ``frames`` are 
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from rubicc.backends.aie.plan.values import build
 
 
 @dataclass(frozen=True, order=True)
@@ -414,23 +415,9 @@ class AiePlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return typing.cast("dict[str, Any]", dataclasses.asdict(self))
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AiePlan:
         """The plan that :meth:`to_dict` wrote."""
-        return typing.cast("AiePlan", _build(cls, values))
-
-
-def _build(kind: Any, value: Any) -> Any:
-    """``value`` (of JSON) as ``kind``, a dataclass, tuple, union with None, or plain type."""
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = typing.get_type_hints(kind)
-        return kind(**{f.name: _build(hints[f.name], value[f.name]) for f in dataclasses.fields(kind)})
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        return tuple(_build(each, item) for each, item in zip(inner, value, strict=True))
-    if origin is types.UnionType:
-        return None if value is None else _build(arguments[0], value)
-    return value
+        return typing.cast("AiePlan", build(cls, values))

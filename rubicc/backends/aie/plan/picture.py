@@ -75,7 +75,9 @@ def _box(x: int, y: int, fill: str, title: str, height: int = _CELL - 2) -> str:
 
 def _line(stage: Stage) -> str:
     split = stage.split
-    shown = "x".join(f"{name}{getattr(split, name)}" for name in "nkjt" if getattr(split, name) > 1) or "1 tile"
+    shown = (
+        "x".join(f"{name}{getattr(split, name)}" for name in "nkjt" if getattr(split, name) > 1) or "1 tile"
+    )
     name = stage.source or stage.layer
     return f"{stage.index} {name if len(name) < 26 else '...' + name[-23:]} {shown}"
 

@@ -15,7 +15,9 @@ def steps(device: Device, here: Position, there: Position) -> bool:
         return order.index(there) == order.index(here) + 1
     across, down = there[0] - here[0], here[1] - there[1]
     allowed = device["cascade_steps"]
-    return ("right" in allowed and (across, down) == (1, 0)) or ("down" in allowed and (across, down) == (0, 1))
+    return ("right" in allowed and (across, down) == (1, 0)) or (
+        "down" in allowed and (across, down) == (0, 1)
+    )
 
 
 def _snake(device: Device) -> list[Position]:

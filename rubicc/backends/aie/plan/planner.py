@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 
 from rubicc.backends.aie.net import Net
 from rubicc.backends.aie.plan import cycles, place
-from rubicc.backends.aie.plan.attempt import Attempt, Made
+from rubicc.backends.aie.plan.attempt import Attempt
 from rubicc.backends.aie.plan.audit import audit
 from rubicc.backends.aie.plan.devices import NEEDED, Device
+from rubicc.backends.aie.plan.mapping import Made
 from rubicc.backends.aie.plan.model import AiePlan, Note, Segment, Stage, Throughput
-from rubicc.backends.aie.plan.split import candidates, variant_name
+from rubicc.backends.aie.plan.split import Candidate, candidates, variant_name
 from rubicc.backends.aie.plan.stages import Draft, Drafted, Refusal, draft
 from rubicc.errors import Unsupported, UsageError, VerificationFailed
 
@@ -83,7 +85,11 @@ def plan(net: Net, device: Device, options: Options | None = None) -> AiePlan:
         tight = [reason for reason in reasons if reason.startswith("RUB-AIE-211")]
         code = "RUB-AIE-211" if len(tight) == len(reasons) else "RUB-AIE-212"
         rows = tuple(Refusal("network", "", reason.removeprefix("RUB-AIE-211 ")) for reason in reasons)
-        shown = next(r.what for r, reason in zip(rows, reasons, strict=True) if code[-3:] == "211" or reason not in tight)
+        shown = next(
+            r.what
+            for r, reason in zip(rows, reasons, strict=True)
+            if code[-3:] == "211" or reason not in tight
+        )
         raise Unsupported(code, f"{device.part} does not take this network: {shown}", findings=rows,
                           hint="see the table; give fewer bits, prune, or choose another device")  # fmt: skip
     made = _write(net, drafted, device, options, *best)
@@ -100,7 +106,7 @@ def _search(
 ) -> tuple[Attempt, Made] | None:
     """The best mapping with work units of ``block`` frames, or None; reasons are appended."""
     splits = []
-    known: dict[tuple[object, ...], tuple[list, int]] = {}  # type: ignore[type-arg]
+    known: dict[tuple[object, ...], tuple[list[Candidate], int]] = {}
     for at, stage in enumerate(drafted.stages):
         key = _alike(stage)
         if key not in known:
@@ -126,7 +132,8 @@ def _search(
         else:
             made = _fastest(attempt, sorted({c.floor for found in splits for c in found}), options)
         if made is None:
-            reasons.append(f"work units of {block} frames: {attempt.why}")
+            reason = f"work units of {block} frames: {attempt.why}"
+            reasons += [reason] if reason not in reasons else []
         elif best is None or _score((attempt, made), options) > _score(best, options):
             best = attempt, made
     return best
@@ -142,7 +149,7 @@ def _alike(stage: Draft) -> tuple[object, ...]:
 def _fastest(attempt: Attempt, floors: list[float], options: Options) -> Made | None:
     """Shortest interval that fits, by bisection over the intervals splits can have, then a walk upwards
     until the tiles are busy enough."""
-    low, high = 0, len(floors) - 1
+    low, high = bisect_left(floors, True, key=lambda floor: _few(attempt, floor)), len(floors) - 1
     best = attempt.make(floors[high])
     if best is None:
         return None
@@ -165,6 +172,12 @@ def _fastest(attempt: Attempt, floors: list[float], options: Options) -> Made | 
         if made is not None and _busy(made) > _busy(chosen):
             chosen = made
     return chosen if _busy(chosen) >= options.busy else best
+
+
+def _few(attempt: Attempt, interval: float) -> bool:
+    """Whether the cheapest splits that keep ``interval`` have no more tiles than the array, wires aside."""
+    few = [[o.split.tiles for o in options if o.floor <= interval] for options in attempt.options]
+    return all(few) and sum(min(tiles) for tiles in few) <= attempt.device.tiles
 
 
 def _busy(made: Made) -> float:
@@ -235,7 +248,9 @@ def _segments(net: Net, drafted: Drafted, block: int) -> tuple[Segment, ...]:
         inner = {stage.layer.output for stage in mine}
         inputs = tuple(dict.fromkeys(e for stage in mine for e in stage.layer.inputs if e not in inner))
         later = {e for stage in drafted.stages if stage.segment != index for e in stage.layer.inputs}
-        outputs = tuple(stage.layer.output for stage in mine if stage.layer.output in later | set(net.outputs))
+        outputs = tuple(
+            stage.layer.output for stage in mine if stage.layer.output in later | set(net.outputs)
+        )
         lag = max(stage.lag for stage in mine)
         made.append(Segment(index, reverse, inputs, outputs, -(-lag // block)))
     return tuple(made)

@@ -85,7 +85,11 @@ def _cost(work: Work, device: _Silicon) -> tuple[float, Footprint, str] | None:
     if variant is None:
         return None
     shape = shapes.get((work.activation, work.weight)) or next(iter(shapes.values()))
-    return schedule_cycles(variant.schedule(work, shape), device.generation), variant.footprint(work), variant.name
+    return (
+        schedule_cycles(variant.schedule(work, shape), device.generation),
+        variant.footprint(work),
+        variant.name,
+    )
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,9 @@ def whole(stage: Draft) -> bool:
     return (isinstance(stage.layer, Conv) and stage.layer.groups == 1) or bool(stage.hidden)
 
 
-def work_of(stage: Draft, frames: int, units: Slice, inputs: Slice, taps: Slice, place: int, chain: int) -> Work:
+def work_of(
+    stage: Draft, frames: int, units: Slice, inputs: Slice, taps: Slice, place: int, chain: int
+) -> Work:
     """The share of a tile as the kernel sees it."""
     widened = stage.widths[0] // stage.stored if stage.kind == "conv" else 1
     depth = (inputs.count if whole(stage) else stage.unit_in) * widened

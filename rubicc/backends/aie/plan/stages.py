@@ -191,9 +191,7 @@ def _cell(net: Net, layer: Cell, device: Device, plain: Draft) -> Draft | str:
     return replace(plain, kind="lstm" if lstm else "gru", widths=widths, tables=entries, hidden=layer.hidden)
 
 
-def _widths(
-    layer: Conv, stored: int, depth: int, device: Device, notes: list[Note]
-) -> tuple[int, int] | str:
+def _widths(layer: Conv, stored: int, depth: int, device: Device, notes: list[Note]) -> tuple[int, int] | str:
     """Widths that are multiplied; widening is a decision."""
     want = now = (stored, layer.weight_type.bits)
     if now[1] == 4:
@@ -204,7 +202,10 @@ def _widths(
             notes.append(Note("RUB-AIE-D22", layer.source or layer.name, "4-bit weights in 8 bits", why))
     if now not in device.shapes and now[0] < now[1]:
         now = (now[1], now[1])
-        what, why = f"{want[0]}-bit activations to {now[0]}", f"no native {want[0]} x {want[1]} on {device.part}"
+        what, why = (
+            f"{want[0]}-bit activations to {now[0]}",
+            f"no native {want[0]} x {want[1]} on {device.part}",
+        )
         notes.append(Note("RUB-AIE-D21", layer.source or layer.name, what, why))
     if now not in device.shapes:
         return f"no native product of {want[0]} x {want[1]} bits is known for {device.part}"

@@ -116,7 +116,10 @@ class Footprint:
 class Variant(Protocol):
     """A kernel variant."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As in plans."""
+        ...
 
     def matches(self, work: Work, shapes: Mapping[tuple[int, int], Shape]) -> bool:
         """Whether it can compute ``work`` on a device whose native mmul shapes by widths are ``shapes``."""

@@ -63,7 +63,11 @@ class ConvVariant:
     def footprint(self, work: Work) -> Footprint:
         """Weights, bias and shifts, history."""
         weights = work.channels * self.taps(work) * work.depth * (64 // work.activation) * work.weight // 8
-        items = [("stack", STACK), ("weights", _align(weights)), ("bias", _align(work.channels * 4 + work.channels // 2))]
+        items = [
+            ("stack", STACK),
+            ("weights", _align(weights)),
+            ("bias", _align(work.channels * 4 + work.channels // 2)),
+        ]
         if work.reach or work.activation != work.stored:
             kept = _align(work.reach + 3 * self.sliding, 4) + work.frames
             items.append(("history:in0", _align(work.in_blocks * kept * 8 * work.activation // work.stored)))
