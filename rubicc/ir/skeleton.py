@@ -13,13 +13,18 @@ _ANNOTATIONS = "quant_parameter_tensor_names"  # where onnx_ir keeps TensorAnnot
 def skeleton(graph: Graph) -> tuple[onnx.ModelProto, list[tuple[str, ir.TensorProtocol]]]:
     """The model's proto without initializers of the main graph, and those initializers by name.
 
-    No weight is read or copied. Quantisation annotations of the initializers stay in the proto.
+    No weight is read or copied. Quantisation annotations of the initializers stay in the proto. The graph is
+    without its initializers for a moment, so that it need not be copied.
     """
-    bare = graph.clone()
-    values = [(n, v) for n, v in bare.ir.initializers.items() if v.const_value is not None]
+    initializers = graph.ir.initializers
+    everything = dict(initializers)
+    values = [(n, v) for n, v in everything.items() if v.const_value is not None]
     weights = [(name, value.const_value) for name, value in values if value.const_value is not None]
-    bare.ir.initializers.clear()
-    proto = bare.to_proto()
+    initializers.clear()
+    try:
+        proto = graph.to_proto()
+    finally:
+        initializers.update(everything)
     for name, value in values:
         notes = value.meta.get(_ANNOTATIONS)
         if notes:
