@@ -85,8 +85,11 @@ COREML: tuple[Step, ...] = (
     Step("cleanup.name-nodes", "last: names follow the final nodes and their provenance"),
 )
 
+_FUSE = next(index for index, step in enumerate(CLEANUP) if step.id == "cleanup.fuse-batchnorm")
 AIE: tuple[Step, ...] = (
-    *CLEANUP[:-1],
+    *CLEANUP[:_FUSE],
+    Step("integer.strip", "after folding, which makes weights constants; before fusion, which quantisers stop"),
+    *CLEANUP[_FUSE:-1],
     Step("integer.recurrence", "after folding, which shows constant states: cells are projections and Scans"),
     Step("cleanup.eliminate-dead", "weights of recurrent operators are no longer used"),
     Step("cleanup.infer-shapes", "what cells were made of gets shapes"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rubicc.backends.base import Finding, Target
-from rubicc.ir.graph import Graph, is_quantiser, op_key, source_of
+from rubicc.ir.graph import Graph, op_key, source_of
 
 LEAST_SHARE = 0.5  # of the multiplications that the array must take, or there is nothing to gain
 
@@ -43,13 +43,10 @@ def check(graph: Graph, target: Target) -> list[Finding]:
 
 def normal(graph: Graph) -> Graph:
     """A copy cleaned up, without quantisers of its own: what integers are fitted to."""
-    from rubicc.passes.integer.strip import Strip
     from rubicc.passes.manager import run_pipeline
     from rubicc.passes.pipelines import PIPELINES
 
     probe = graph.clone()
-    if any(map(is_quantiser, probe.all_nodes())):
-        Strip().run(probe)
     run_pipeline(probe, PIPELINES["aie"])
     return probe
 

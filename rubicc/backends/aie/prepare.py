@@ -13,8 +13,7 @@ from rubicc.backends.aie.plan import devices
 from rubicc.backends.aie.session import RUNTIMES
 from rubicc.backends.base import Prepared, Target
 from rubicc.errors import UsageError
-from rubicc.evidence.decision import Decision
-from rubicc.ir.graph import Graph, is_quantiser
+from rubicc.ir.graph import Graph
 
 Arrays = Mapping[str, np.ndarray]
 DEFAULT_DEVICE = "vek280"
@@ -52,22 +51,13 @@ def prepare(
         Unsupported: ``RUB-PASS-03x``, ``RUB-AIE-10x``: what integers cannot be.
     """
     from rubicc.passes.integer import fit
-    from rubicc.passes.integer.strip import Strip
 
     possible(target, precision, runtime, layout, objective)
-    decisions: list[Decision] = []
-    graph = graph.clone()
-    if any(map(is_quantiser, graph.all_nodes())):
-        strip = Strip()
-        strip.run(graph)
-        decisions += strip.decisions
     share = shared_out(graph)
     made = fit.quantise(graph, list(calib) or ([feeds] if feeds is not None else []), widths(precision))
     extract(made.graph, target)  # the table of what the array cannot take, before anything is planned
     evidence = {**made.evidence, "array_share": round(share.part, 4), "least_share": LEAST_SHARE}
-    return Prepared(
-        made.graph, (*decisions, *made.decisions), evidence, {"precision": precision, "layout": layout}
-    )
+    return Prepared(made.graph, made.decisions, evidence, {"precision": precision, "layout": layout})
 
 
 def widths(precision: str) -> Any:
