@@ -9,15 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
+from rubicc.backends.aie.kernels import cells
 from rubicc.backends.aie.kernels.pack import Share, share
-from rubicc.backends.aie.net import Add, Conv, Layer, Net, Table
+from rubicc.backends.aie.net import Add, Cell, Conv, Gru, Layer, Lstm, Net, Table
 from rubicc.backends.aie.numbers import SLOT_BYTES, Type
 from rubicc.backends.aie.plan.model import AiePlan, Port, Stage, Tile
 from rubicc.errors import Unsupported
 
-HEADERS = ("blocks.h", "convolve.h", "elementwise.h")
+HEADERS = ("blocks.h", "convolve.h", "elementwise.h", "cells.h")
 STACK = 1024
 MOST_SHIFT = 31
+TEMPLATES: dict[type[Layer], str] = {Conv: "convolve", Add: "add", Table: "table", Gru: "gru", Lstm: "lstm"}
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ def refusal(layer: Layer, stage: Stage) -> str:
         return ""
     if isinstance(layer, Add):
         return "" if stage.split.t == 1 or not any(stage.delays) else "a delayed sum whose tiles take turns"
+    if isinstance(layer, Cell):
+        return cells.refusal(layer, stage)
     return "" if isinstance(layer, Table) else f"{stage.kind} has no kernel"
 
 
@@ -102,7 +106,9 @@ class _StageWriter:
         )
 
     def header(self) -> str:
-        lines = ["#pragma once", "", *self._about(), '#include "convolve.h"', '#include "elementwise.h"', ""]
+        template = "convolve" if isinstance(self.layer, Conv) else "elementwise"
+        template = "cells" if isinstance(self.layer, Cell) else template
+        lines = ["#pragma once", "", *self._about(), f'#include "{template}.h"', ""]
         specs: dict[str, str] = {}
         classes: list[str] = []
         for tile in self.stage.tiles:
@@ -133,6 +139,8 @@ class _StageWriter:
             rows = self._convolution(self.layer, tile)
         elif isinstance(self.layer, Add):
             rows = self._sum(self.layer, tile)
+        elif isinstance(self.layer, Cell):
+            rows = cells.spec(self.plan, self.net, self.stage, self.layer, self._inputs(tile))
         else:
             assert isinstance(self.layer, Table)
             rows = self._table(self.layer, tile)
@@ -168,7 +176,7 @@ class _StageWriter:
         ]  # fmt: skip
 
     def _class(self, tile: Tile, spec: str) -> str:
-        kind = {Conv: "convolve", Add: "add", Table: "table"}[type(self.layer)]
+        kind = TEMPLATES[type(self.layer)]
         return f"""
 class k_{tile.name} {{
  public:
@@ -192,6 +200,13 @@ class k_{tile.name} {{
     def _constants(self, tile: Tile) -> Iterator[str]:
         if isinstance(self.layer, Table):
             yield _array(f"entries_{tile.name}", self.to.cpp, self.layer.lookup.entries)
+        if isinstance(self.layer, Cell):
+            weight = Type(max(8, self.layer.recurrent_type.bits))
+            yield _array(f"weights_{tile.name}", weight.cpp, cells.weights(self.layer))
+            yield _array(f"bias_{tile.name}", "int32", cells.bias(self.layer))
+            yield _array(f"shift_{tile.name}", "int", cells.shift(self.layer))
+            for name, lookup in cells.tables(self.layer).items():
+                yield _array(f"{name}_{tile.name}", "int16", lookup.entries)
         if isinstance(self.layer, Conv):
             made = self.shares[tile.name]
             yield _array(f"weights_{tile.name}", self.weight.cpp, made.weights)
@@ -207,6 +222,12 @@ class k_{tile.name} {{
             return
         if isinstance(self.layer, Add):
             yield f"layer_.whole({self._at(tile, 0)}, {self._at(tile, 1)}, out.data());"
+            return
+        if isinstance(self.layer, Cell):
+            second = "in1.data()" if len(self._inputs(tile)) > 1 else "nullptr"
+            names = ["weights", "bias", "shift", *cells.tables(self.layer)]
+            constants = ", ".join(f"{what}_{name}" for what in names)
+            yield f"layer_.whole({{in0.data(), {second}}}, out.data(), {constants});"
             return
         yield from self._takes(tile)
         feeds = self._feeds(tile)
