@@ -41,8 +41,9 @@ class Builder:
         each = self.edges[into].channels // groups
         reach = dilation * (taps - 1)
         made = Conv(
-            name=name, source=f"encoder.{name}", inputs=(into,), output=self._edge(f"{name}:y", outputs, bits),
-            weight=np.ones((outputs, each, taps), np.int64), weight_type=Type(weight), groups=groups,
+            name=name, source=f"encoder.{name}", inputs=(into,),
+            output=self._edge(f"{name}:y", outputs, bits), weight_type=Type(weight), groups=groups,
+            weight=np.ones((outputs, each, taps), np.int64),
             stride=stride, dilation=dilation, pads=(reach // 2, reach - reach // 2) if pads is None else pads,
             shift=np.full(outputs, 7), relu=True,
         )  # fmt: skip

@@ -233,7 +233,8 @@ def forgetful(made: AiePlan) -> AiePlan:
 
 MUTANTS: dict[str, tuple[Callable[[AiePlan], AiePlan], str]] = {
     "two kernels on a tile": (
-        lambda p: first_tile(p, 1, column=p.stages[2].tiles[0].column, row=p.stages[2].tiles[0].row), "kernels on"),
+        lambda p: first_tile(p, 1, column=p.stages[2].tiles[0].column, row=p.stages[2].tiles[0].row),
+        "kernels on"),
     "outside": (lambda p: first_tile(p, 1, column=38), "outside"),
     "memory": (grown, "overlaps"),
     "no stack": (lambda p: first_tile(p, 1, memory=other_tile(p).memory[:1]), "no stack"),
@@ -241,13 +242,15 @@ MUTANTS: dict[str, tuple[Callable[[AiePlan], AiePlan], str]] = {
     "broken cascade": (moved, "no cascade leads"),
     "half a chain": (lambda p: first_tile(p, a_chain(p), place=1), "chain"),
     "outputs missing": (lambda p: first_tile(p, 1, outputs=Slice(1, 1)), "no partition"),
-    "taps missing": (lambda p: first_tile(p, a_chain(p), taps=Slice(0, 1), inputs=Slice(0, 1)), "not covered once"),
+    "taps missing": (lambda p: first_tile(p, a_chain(p), taps=Slice(0, 1), inputs=Slice(0, 1)),
+                     "not covered once"),
     "input not fed": (unread, "fed 0 times"),
     "input too small": (lambda p: first_tile(p, 1, inputs=Slice(0, 9999)), "wanted"),
     "memory tile too small": (lambda p: first_buffer(p, bytes=1 << 20, depth=2), "are used"),
     "columns": (crowded, "streams down"),
     "memory tile channel": (
-        lambda p: first_buffer(p, readers=tuple(change(r, channel=6) for r in buffer_of(p).readers)), "on channels"),
+        lambda p: first_buffer(p, readers=tuple(change(r, channel=6) for r in buffer_of(p).readers)),
+        "on channels"),
     "no such memory tile": (lambda p: first_buffer(p, row=2), "does not exist"),
     "reader beyond the buffer": (wide_reader, "reads"),
     "rows": (far, "between columns"),
@@ -323,8 +326,8 @@ def test_unknown_facts_stop_a_plan_until_given() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"objective": "speed"}, {"frames": 0}, {"block": 24}, {"block": 8}, {"interval": 0}, {"busy": 2},
-              {"sample_rate": 0}, {"bases_per_second": -1}],
+    "wrong", [{"objective": "speed"}, {"frames": 0}, {"block": 24}, {"block": 8}, {"interval": 0},
+              {"busy": 2}, {"sample_rate": 0}, {"bases_per_second": -1}],
 )  # fmt: skip
 def test_options_that_mean_nothing_are_usage_errors(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError) as raised:

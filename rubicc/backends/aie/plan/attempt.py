@@ -9,8 +9,8 @@ from rubicc.backends.aie.plan.devices import Device
 from rubicc.backends.aie.plan.links import Limits
 from rubicc.backends.aie.plan.mapping import Made, Mapping
 from rubicc.backends.aie.plan.model import Slice, Split
-from rubicc.backends.aie.plan.split import SLOT, Candidate, Share, buffers, memory, shares, whole
-from rubicc.backends.aie.plan.stages import Draft, Drafted, crossings
+from rubicc.backends.aie.plan.split import SLOT, Candidate, Share, buffers, fed, memory, shares, whole
+from rubicc.backends.aie.plan.stages import Drafted, crossings
 
 _REPAIRS = 60
 
@@ -34,6 +34,7 @@ class Attempt:
         self.least: dict[int, int] = {}
         self.most: dict[int, int] = {}
         self.straight: dict[tuple[int, Split], bool] = {}
+        self.wired: dict[tuple[int, Split], list[Share]] = {}
         self._shares: dict[tuple[int, object], list[Share]] = {}
 
     def shares(self, at: int, candidate: Candidate) -> list[Share]:
@@ -64,7 +65,8 @@ class Attempt:
                 break
             widest = max(before, key=lambda p: (chosen[p].split.n, p))
             self.most[widest] = chosen[widest].split.n - 1
-        self.why = f"{self.name(at)} has no split of {interval:.0f} cycles that can be wired: {self._closest(at, chosen)}"
+        self.why = f"{self.name(at)} has no split of {interval:.0f} cycles that can be wired: "
+        self.why += self._closest(at, chosen)
         return None
 
     def _cheapest(self, at: int, interval: float, chosen: list[Candidate]) -> Candidate | None:
@@ -72,9 +74,9 @@ class Attempt:
         for option in self.options[at]:
             split = option.split
             inside = self.least.get(at, 1) <= split.n <= self.most.get(at, 1 << 30)
-            if inside and option.floor <= interval + 1e-9 and not (leaves and split.t > 1):
-                if self._wires(at, option, chosen):
-                    return option
+            keeps = option.floor <= interval + 1e-9 and not (leaves and split.t > 1)
+            if inside and keeps and self._wires(at, option, chosen, interval):
+                return option
         return None
 
     def _closest(self, at: int, chosen: list[Candidate]) -> str:
@@ -100,10 +102,10 @@ class Attempt:
         parts = self.shares(at, candidate)[:: split.t * split.chain]
         return [(share.outputs, split.t) for share in parts]
 
-    def _wires(self, at: int, option: Candidate, chosen: list[Candidate]) -> bool:
+    def _wires(self, at: int, option: Candidate, chosen: list[Candidate], interval: float) -> bool:
         """Whether the tiles of ``option`` have DMA channels and memory for what they read; straight streams
         are tried first, because streams to and from memory tiles are what runs out."""
-        waits = len(self.drafted.stages[at].layer.inputs) > 1
+        waits, limit = len(self.drafted.stages[at].layer.inputs) > 1, interval * option.split.t + 1e-9
         for straight in (True, False):
             turning = option.split.t > 1 or any(
                 chosen[producer].split.t > 1 for _, producer, c in self.edges if c == at and producer >= 0
@@ -112,13 +114,19 @@ class Attempt:
                 continue
             if not straight and not self.limits.bytes:
                 continue
-            if not turning or self.limits.bytes:
-                if all(self._holds(at, share, straight, chosen) for share in self.shares(at, option)):
-                    self.straight[at, option.split] = straight
-                    return True
+            if turning and not self.limits.bytes:
+                continue
+            shares = [self._fed(at, share, straight, chosen, limit) for share in self.shares(at, option)]
+            if all(shares):
+                self.straight[at, option.split] = straight
+                self.wired[at, option.split] = [share for share in shares if share]
+                return True
         return False
 
-    def _holds(self, at: int, share: Share, straight: bool, chosen: list[Candidate]) -> bool:
+    def _fed(
+        self, at: int, share: Share, straight: bool, chosen: list[Candidate], limit: float
+    ) -> Share | None:
+        """``share`` with the ports its wires need, or None when those or its time or memory do not allow."""
         ports = []
         for edge, producer, consumer in self.edges:
             if consumer != at:
@@ -131,11 +139,13 @@ class Attempt:
             else:
                 ports += wires.pieces(share.inputs, writers, self.limits.down)
         if len(ports) > self.device["dma_channels"]:
-            return False
-        stage = self.drafted.stages[at]
-        return memory(share, self._sizes(stage, share, ports)) <= int(self.device["memory_bytes"])
+            return None
+        made = fed(share, len(ports), self.device)
+        sizes = self._sizes(made, ports)
+        fits = memory(made, sizes) <= int(self.device["memory_bytes"]) and made.cycles <= limit
+        return made if fits else None
 
-    def _sizes(self, stage: Draft, share: Share, ports: list[Slice]) -> list[tuple[int, int]]:
+    def _sizes(self, share: Share, ports: list[Slice]) -> list[tuple[int, int]]:
         sizes = [blocks.count * self.frames * SLOT for blocks in ports]
         out = [] if share.work.cascade_out else [share.outputs.count * self.frames * SLOT]
         count = buffers(share, sizes + out, self.device)
@@ -166,4 +176,4 @@ class Attempt:
         if positions is None:
             self.why = f"cascades of {total} tiles do not fit {self.device.tiles} side by side"
             return None
-        return Mapping(self, picks, positions).made(interval)
+        return Mapping(self, picks, positions).made()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 
 from rubicc.backends.aie.plan.model import AiePlan, End, Slice, Stage, Stream, Tile
 
@@ -180,7 +181,7 @@ def _ports(plan: AiePlan) -> Iterator[str]:
         for tile in stage.tiles:
             for edge in stage.inputs:
                 got = sorted(p.blocks for p in tile.ports if p.edge == edge and p.name.startswith("in"))
-                joined = all(a.end == b.first for a, b in zip(got, got[1:], strict=False))
+                joined = all(a.end == b.first for a, b in pairwise(got))
                 if (
                     not got
                     or not joined
@@ -211,7 +212,7 @@ def _buffers(plan: AiePlan) -> Iterator[str]:
             turns = 1 + max(writer.turn for writer in buffer.writers)
             for turn in range(turns):
                 parts = sorted(w.blocks for w in buffer.writers if w.turn == turn)
-                joined = all(a.end == b.first for a, b in zip(parts, parts[1:], strict=False))
+                joined = all(a.end == b.first for a, b in pairwise(parts))
                 whole = Slice(parts[0].first, parts[-1].end - parts[0].first) if parts else Slice(0, 0)
                 if not joined or whole != buffer.blocks:
                     yield f"{buffer.name}: turn {turn} writes {parts} of {buffer.blocks}"
@@ -291,7 +292,7 @@ def _rows(plan: AiePlan) -> Iterator[str]:
     for name, used in (("right", right), ("left", left)):
         for column, count in used.items():
             if count > limit:
-                yield f"{count} streams to the {name} between columns {column} and {column + 1}, {limit} there are"
+                yield f"{count} streams {name} between columns {column} and {column + 1}, {limit} there are"
 
 
 def _plios(plan: AiePlan) -> Iterator[str]:

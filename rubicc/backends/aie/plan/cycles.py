@@ -51,7 +51,7 @@ class Figure:
 @cache
 def _published() -> dict[str, Any]:
     text = resources.files("rubicc.backends.aie.plan").joinpath("published.json").read_text("utf-8")
-    return json.loads(text)  # type: ignore[no-any-return]
+    return json.loads(text)
 
 
 def constant(name: str) -> float:
@@ -161,13 +161,13 @@ def assumptions(generation: str) -> dict[str, str]:
         "around": f"{around(generation, False):.1f} cycles around an entry of a loop of taps, "
         f"{around(generation, True):.1f} where the loops are flattened: fitted to the published figures",
         "unaligned": "data that begins between two vectors costs one more load per iteration",
-        "banks": "no stalls by bank conflicts: ping, pong and weights lie apart; the published figures contain "
-        "what remains",
+        "banks": "no stalls by bank conflicts: ping, pong and weights lie apart; the published figures "
+        "contain what remains",
         "lookup": "2 table entries per cycle; no published figure",
         "cascade": f"an accumulator of 4 x 8 is two words of 512 bits, one a cycle; "
         f"{constant('hop'):.0f} cycles of latency per hop",
-        "streams": "4 bytes a cycle (8 on AIE-MLv2), no contention between circuit-switched streams; a memory "
-        "tile stores a buffer before it passes it on",
+        "streams": "4 bytes a cycle (8 on AIE-MLv2), no contention between circuit-switched streams; a "
+        "memory tile stores a buffer before it passes it on",
         "band": f"published / estimated, each figure left out of the fit in turn, lies between {low:.2f} and "
         f"{high:.2f}; applied to every kernel, though the published kernels are not ours",
         "program": "6 KB of program memory per kernel, 10 KB for recurrent ones; not compiled here",

@@ -105,7 +105,7 @@ class Device:
 @cache
 def _table() -> dict[str, Any]:
     text = resources.files("rubicc.backends.aie.plan").joinpath("devices.json").read_text("utf-8")
-    return json.loads(text)  # type: ignore[no-any-return]
+    return json.loads(text)
 
 
 def names() -> tuple[str, ...]:
@@ -134,7 +134,7 @@ def device(name: str, given: Mapping[str, float | int] | None = None) -> Device:
     row = dict(boards[key])
     part, generation = row.pop("part"), row.pop("generation")
     rows = dict(_table()["generations"][generation])
-    shapes = {_widths(k): Shape(*v["shape"], cycles=v["cycles"]) for k, v in rows.pop("mmul").items()}
+    shapes = {_widths(k): Shape(*(*v["shape"], v["cycles"])) for k, v in rows.pop("mmul").items()}
     rows |= row
     facts = {fact: entry["value"] for fact, entry in rows.items()}
     sources = {fact: entry["source"] for fact, entry in rows.items()}

@@ -53,8 +53,8 @@ class Mapping:
         self.before: dict[str, str] = {}
         chain = iter(chains)
         for index, pick in enumerate(picks):
-            names = []
-            for share in base.shares(index, pick):
+            names: list[str] = []
+            for share in base.wired[index, pick.split]:
                 if share.place == 0:
                     spots = iter(next(chain))
                 name = f"s{index}_n{share.part}"
@@ -69,9 +69,11 @@ class Mapping:
         self.plios: list[Plio] = []
         self.columns: dict[int, int] = {}
 
-    def made(self, interval: float) -> Made | None:
+    def made(self) -> Made | None:
+        """The mapping, or None where streams, memory tiles or tile memory run out."""
         base = self.base
-        start = self._starts(max(pick.floor for pick in self.picks))
+        floors = [max(p.floor, self._cycles(at) / p.split.t) for at, p in enumerate(self.picks)]
+        start = self._starts(max(floors))
         if self.early > 1:
             base.why = f"a branch leads by {self.early} work units; two buffers and no memory tiles hold 1"
             return None
@@ -85,13 +87,12 @@ class Mapping:
         tiles = self._tiles(wiring, linked)
         if tiles is None or self._crowded(linked):
             return None
-        rates = [
-            (pick.floor, f"{base.name(at)}: {'kernel' if pick.cycles / pick.split.t >= pick.floor - 1e-9 else 'stream'}")
-            for at, pick in enumerate(self.picks)
-        ]  # fmt: skip
+        rates = [(pick.floor, f"{base.name(at)}: stream") for at, pick in enumerate(self.picks)]
+        for at, pick in enumerate(self.picks):
+            rates.append((self._cycles(at) / pick.split.t, f"{base.name(at)}: kernel"))
         rates += [(self._plio_cycles(p), f"PLIO {p.name} ({p.edge})") for p in self.plios]
         rates += _port_rates(tiles, base)
-        slowest, bound = max(rates, key=lambda rate: rate[0])
+        slowest, bound = max(rates, key=lambda rate: (rate[0], "kernel" in rate[1]))
         busy = tuple(
             tuple(replace(t, busy=t.cycles / (slowest * self.picks[at].split.t)) for t in stage)
             for at, stage in enumerate(tiles)
@@ -107,8 +108,8 @@ class Mapping:
         Where branches meet, the early one is held in buffers of several work units: a power of two (so that
         the graph repeats soon), at least what it leads by, and filled before it is read.
         """
-        base, begin = self.base, []
-        end = 0.0
+        base, end = self.base, 0.0
+        begin: list[float] = []
         for at in range(len(base.drafted.stages)):
             ready = {e: self._arrives(e, producer, begin) for e, producer, c in base.edges if c == at}
             latest = max(ready.values())
@@ -124,9 +125,12 @@ class Mapping:
             end = max(end, begin[at] + self._busy(at))
         return [*begin, end]
 
+    def _cycles(self, at: int) -> float:
+        return max(share.cycles for share in self.base.wired[at, self.picks[at].split])
+
     def _busy(self, at: int) -> float:
         pick = self.picks[at]
-        return pick.cycles + (pick.split.chain - 1) * constant("hop")
+        return self._cycles(at) + (pick.split.chain - 1) * constant("hop")
 
     def _arrives(self, edge: str, producer: int, begin: list[float]) -> float:
         base = self.base
@@ -291,8 +295,9 @@ class Mapping:
             ports.append(Port("out0", stage.layer.output, share.outputs, out[0], -1 if lends else 0))
         column, row = self.at[name]
         return Tile(
-            name, column, row, share.outputs, share.inputs, share.taps, share.turn, share.place, self.before[name],
-            tuple(ports), _layout(share, ports, lends), share.footprint.program, share.cycles, 0.0,
+            name, column, row, share.outputs, share.inputs, share.taps, share.turn, share.place,
+            self.before[name], tuple(ports), _layout(share, ports, lends), share.footprint.program,
+            share.cycles, 0.0,
         )  # fmt: skip
 
 
@@ -316,9 +321,8 @@ def _layout(share: Share, ports: list[Port], lends: bool) -> tuple[Item, ...]:
     want += list(share.footprint.items)
     want += [(f"{port.name}.pong", port.bytes) for port in own if port.buffers == 2]
     items, at = [], 0
-    step: Callable[[int], int] = lambda size: -(-size // 32) * 32  # noqa: E731
     for what, size in want:
         if size:
             items.append(Item(what, at, size))
-            at += step(size)
+            at += -(-size // 32) * 32
     return tuple(items)

@@ -25,8 +25,8 @@ def svg(plan: AiePlan) -> str:
     height = bottom + (-(-len(plan.stages) // across) + 1) * _LEGEND
     speed = plan.throughput
     title = (
-        f"{plan.facts['part']} ({plan.device}): {len(plan.tiles)} of {columns * rows} tiles, {speed.interval:.0f} "
-        f"cycles per {plan.block} frames, mean busy share {speed.busy:.2f}"
+        f"{plan.facts['part']} ({plan.device}): {len(plan.tiles)} of {columns * rows} tiles, "
+        f"{speed.interval:.0f} cycles per {plan.block} frames, mean busy share {speed.busy:.2f}"
     )
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
@@ -86,9 +86,10 @@ def _tile(rows: int, stage: Stage, tile: Tile, plan: AiePlan) -> str:
     last = tile.memory[-1]
     title = (
         f"{tile.name}: {stage.source or stage.layer} ({stage.kind}, {stage.variant}) | output blocks "
-        f"{tile.outputs.first}-{tile.outputs.end - 1}, input blocks {tile.inputs.first}-{tile.inputs.end - 1}, "
-        f"taps {tile.taps.first}-{tile.taps.end - 1} | {last.offset + last.bytes} of {plan.facts['memory_bytes']} "
-        f"bytes | {tile.cycles:.0f} cycles, busy {tile.busy:.2f}"
+        f"{tile.outputs.first}-{tile.outputs.end - 1}, "
+        f"input blocks {tile.inputs.first}-{tile.inputs.end - 1}, "
+        f"taps {tile.taps.first}-{tile.taps.end - 1} | {last.offset + last.bytes} of "
+        f"{plan.facts['memory_bytes']} bytes | {tile.cycles:.0f} cycles, busy {tile.busy:.2f}"
     )
     x, y = _x(tile.column), _y(rows, tile.row)
     label = f'<text x="{x + 4}" y="{y + 15}">{stage.index}</text>'

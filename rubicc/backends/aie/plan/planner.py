@@ -234,8 +234,9 @@ def _write(
     why = f"{options.objective}; bound by {made.bound}; mean busy share {speed.busy:.2f}"
     return AiePlan(
         device.name, dict(device.facts) | {"part": device.part, "generation": device.generation},
-        options.objective, device.clock, attempt.frames, drafted.lanes, options.frames * drafted.lanes, lengths,
-        period - options.frames * drafted.lanes, period, drafted.stride, stages, made.links, made.plios,
+        options.objective, device.clock, attempt.frames, drafted.lanes, options.frames * drafted.lanes,
+        lengths, period - options.frames * drafted.lanes, period, drafted.stride, stages, made.links,
+        made.plios,
         _segments(net, drafted, attempt.frames), speed, cycles.assumptions(device.generation),
         (*drafted.notes, Note("RUB-AIE-D26", device.name, what, why)),
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from rubicc.backends.aie.net import Conv
@@ -172,6 +172,16 @@ def variant_name(share: Share, device: Device) -> str:
     """Name of the variant that computes a share."""
     cost = _cost(share.work, silicon(device))
     return cost[2] if cost else ""
+
+
+def fed(share: Share, ports: int, device: Device) -> Share:
+    """``share`` with its input coming through ``ports`` buffers."""
+    if ports == share.work.ports:
+        return share
+    work = replace(share.work, ports=ports)
+    cost = _cost(work, silicon(device))
+    assert cost is not None, "what computes it does not depend on ports"
+    return replace(share, work=work, cycles=cost[0], footprint=cost[1])
 
 
 def memory(share: Share, ports: list[tuple[int, int]]) -> int:

@@ -184,7 +184,7 @@ def _cell(net: Net, layer: Cell, device: Device, plain: Draft) -> Draft | str:
     if plain.stored != 16:
         return f"its gates come in {plain.stored} bits; the kernel takes 16"
     if widths not in device.shapes or device.shapes[widths].m != LANES:
-        return f"{device.part} has no native product of 4 rows of {widths[0]}-bit states by {widths[1]}-bit weights"
+        return f"{device.part} has no native product of 4 {widths[0]}-bit rows by {widths[1]}-bit weights"
     lstm = isinstance(layer, Lstm)
     entries = len(layer.sigmoid.entries) + len(layer.tanh.entries)
     entries += len(layer.tanh_cell.entries) if isinstance(layer, Lstm) else 0

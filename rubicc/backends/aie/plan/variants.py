@@ -23,9 +23,14 @@ def _align(value: int, to: int = 32) -> int:
     return -(-value // to) * to
 
 
+def _gathers(work: Work) -> bool:
+    """Whether input is copied into an array of the kernel's own: for frames kept, widening, or two ports."""
+    return bool(work.reach) or work.activation != work.stored or (work.kind == "conv" and work.ports > 1)
+
+
 def _copy(work: Work) -> tuple[Loop, ...]:
     """History: the last ``reach`` frames move to the front, the work unit behind them; widened if need be."""
-    if not work.reach and work.activation == work.stored:
+    if not _gathers(work):
         return ()
     wider = work.activation // work.stored
     trips = math.ceil((work.frames + work.reach) / 4)
@@ -42,17 +47,19 @@ class ConvVariant:
         sliding: taps begin at frames that are no multiple of 4: four taps share five aligned loads, and
             operands between two vectors are shifted out of them. Taps are filled up in front with zeros to
             ``4 m + 1``.
+        windows: or every operand is loaded by itself, one load more where it lies between two vectors.
     """
 
     name: str
     wide: int
     sliding: bool = False
+    windows: bool = False
 
     def matches(self, work: Work, shapes: Mapping[tuple[int, int], Shape]) -> bool:
         """A native multiplication of these widths, and taps as this variant takes them."""
         if work.kind != "conv" or (work.activation, work.weight) not in shapes:
             return False
-        if self.sliding != (work.unaligned and work.taps > 1):
+        if (self.sliding or self.windows) != (work.unaligned and work.reach > 0):
             return False
         return self.wide == 1 or (work.shared and work.channels >= 16)
 
@@ -68,7 +75,7 @@ class ConvVariant:
             ("weights", _align(weights)),
             ("bias", _align(work.channels * 4 + work.channels // 2)),
         ]
-        if work.reach or work.activation != work.stored:
+        if _gathers(work):
             kept = _align(work.reach + 3 * self.sliding, 4) + work.frames
             items.append(("history:in0", _align(work.in_blocks * kept * 8 * work.activation // work.stored)))
         return Footprint(tuple(items), PROGRAM)
@@ -86,7 +93,8 @@ class ConvVariant:
         four = 4 if self.sliding else 1
         loop = Loop(
             self.name, entries, depth * ((taps - 1) // 4 if self.sliding else taps), issues * four,
-            data=FRAMES * 8 * deep + 32 * self.sliding, weight=four * wide * 8 * slot * deep * work.weight / 8,
+            data=FRAMES * 8 * deep + 32 * self.sliding, unaligned=rows * deep * self.windows,
+            weight=four * wide * 8 * slot * deep * work.weight / 8,
             vector=rows * (deep - 1) + 3 * rows * self.sliding,
             outer=words * (work.cascade_in + work.cascade_out) + self.sliding * depth * issues,
         )  # fmt: skip
@@ -112,7 +120,7 @@ class AddVariant:
         return Footprint(tuple(items), PROGRAM)
 
     def schedule(self, work: Work, shape: Shape) -> Schedule:
-        """Two loads, two moves to accumulators, a sum, a requantisation and a store per 4 frames of a slot."""
+        """Two loads, two moves to accumulators, a sum, a requantisation, a store per 4 frames of a slot."""
         trips = math.ceil(work.frames / 4)
         loop = Loop("sum", work.out_blocks, trips, data=64, store=32, vector=5)
         return Schedule((*_copy(work), loop), work.ports + 1, 0)
