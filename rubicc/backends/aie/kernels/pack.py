@@ -12,6 +12,7 @@ from rubicc.backends.aie.numbers import SLOT_BYTES
 from rubicc.backends.aie.plan.model import Stage, Tile
 
 COLUMNS = 8  # output channels of one product
+ROWS = 4  # frames of one product
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Share:
         groups: blocks of the (block-diagonal) matrix it holds.
         slots: slots of one group's input, as multiplied.
         blocks: blocks of 8 output channels of one group.
-        first, taps: its taps.
+        first, taps: its taps; ``first`` is negative where zeros stand in front of the layer's taps.
         weights: in the order of use, flat.
         bias, shift: per output channel, and per block of 8.
     """
@@ -50,6 +51,7 @@ def share(layer: Conv, net: Net, stage: Stage, tile: Tile) -> Share:
         groups = -(-size_out // wide_out)
         size_in, size_out = wide_in, wide_out
     first, taps = (0, 1) if stage.packing is not None else (tile.taps.first, tile.taps.count)
+    front = zeros_in_front(layer, stage, first)
     parts = []
     for group in range(groups):
         for block in range(size_out // COLUMNS):
@@ -57,6 +59,7 @@ def share(layer: Conv, net: Net, stage: Stage, tile: Tile) -> Share:
             for slot in range(size_in // lanes):
                 columns = into + group * size_in + slot * lanes
                 part = _window(whole, rows, first, columns, (COLUMNS, taps, lanes))
+                part = np.pad(part, ((0, 0), (front, 0), (0, 0)))
                 parts.append(part.transpose(1, 2, 0).reshape(-1))
     count = groups * size_out
     bias, shift = np.zeros(count, np.int64), np.zeros(count, np.int64)
@@ -68,12 +71,19 @@ def share(layer: Conv, net: Net, stage: Stage, tile: Tile) -> Share:
         groups,
         size_in // lanes,
         size_out // COLUMNS,
-        first,
-        taps,
+        first - front,
+        taps + front,
         np.concatenate(parts),
         bias,
         shift[::COLUMNS],
     )
+
+
+def zeros_in_front(layer: Conv, stage: Stage, first: int) -> int:
+    """Zero taps before tap ``first`` so that a tile's taps begin at a frame whose operand is aligned."""
+    reach = stage.history[0]
+    slides = reach > 0 and reach == layer.taps - 1  # taps at every frame
+    return (first - reach) % ROWS if slides else 0
 
 
 def group_sizes(layer: Conv) -> tuple[int, int]:

@@ -7,9 +7,9 @@ namespace rubicc {
 
 // Spec holds: X, M, W, Y (types of values as they come, as they are multiplied, of weights, of results), SUM (acc32 or
 // acc64); FRAMES of a block (a multiple of 16); GROUPS; IN: slots of M of a group's input; OUT: blocks of 8 output
-// channels of a group; FIRST, TAPS: taps of this tile; REACH: frames kept; DILATION; RELU; PERIOD, LENGTH, LAG;
-// SLOTS: slots of X in the results' buffer are OUT_SLOTS. Weights stand in the order of their use: group, output block,
-// input slot, tap, then the right operand row by row.
+// channels of a group; FIRST, TAPS: taps of this tile (FIRST is negative where zero taps stand in front); REACH: frames
+// kept; DILATION; RELU; PERIOD, LENGTH, LAG; PORTS: input buffers. Weights stand in the order of their use: group,
+// output block, input slot, tap, then the right operand row by row.
 template <class Spec>
 class convolve {
  public:
@@ -68,6 +68,37 @@ class convolve {
   }
 
  private:
+  static constexpr int START = BEFORE - Spec::REACH + Spec::FIRST * Spec::DILATION;  // first frame of a block's sums
+  // Taps at every frame: four of them share five aligned loads. Zero taps in front make the first one aligned.
+  static constexpr bool SLIDES = Spec::REACH > 0 && Spec::DILATION == 1;
+  static constexpr bool ALIGNED = START % ROWS == 0 && (TAPS == 1 || Spec::DILATION % ROWS == 0);
+  static_assert(START >= 0 && (!SLIDES || START % ROWS == 0));
+  // Output blocks that share every load of data: as many as the accumulators hold.
+  static constexpr int WIDE = OUT > 1 && std::is_same_v<typename Spec::SUM, acc32> ? 2 : 1;
+  static constexpr int FAR = IN * TAPS * unit::size_B;  // weights from output block to output block
+  using left = aie::vector<M, unit::size_A>;
+
+  // The sums of 16 frames of an output block.
+  struct quad {
+    unit a, b, c, d;
+    template <class Begin>
+    quad(Begin begin, int o) : a(begin(o)), b(begin(o)), c(begin(o)), d(begin(o)) {}
+    inline void mac(const left& v0, const left& v1, const left& v2, const left& v3, const W* w) {
+      const auto right = aie::load_v<unit::size_B>(w);
+      a.mac(v0, right);
+      b.mac(v1, right);
+      c.mac(v2, right);
+      d.mac(v3, right);
+    }
+    template <class End>
+    inline void finish(End end, int o, int t) {
+      end(o, t, a.to_accum());
+      end(o, t + ROWS, b.to_accum());
+      end(o, t + 2 * ROWS, c.to_accum());
+      end(o, t + 3 * ROWS, d.to_accum());
+    }
+  };
+
   // Calls `end(block, frame, sums)` for every 4 frames of every output block, `begin` for what sums start from.
   template <class End, class Begin>
   void each(const W* weights, End end, Begin begin) {
@@ -78,38 +109,86 @@ class convolve {
       if (!place_.whole()) place_.blank(line_ + BEFORE * SLOT<M>, SLOTS, PITCH);
       place_.next();
     }
-    const W* w = weights;
-    for (int g = 0; g < Spec::GROUPS; ++g)
-      for (int o = 0; o < OUT; ++o, w += IN * TAPS * unit::size_B)
-        for (int t = 0; t < FRAMES; t += ROWS * AT_ONCE) four(rows + g * IN * pitch(), w, g * OUT + o, t, end, begin);
+    for (int g = 0; g < Spec::GROUPS; ++g) {
+      const M* from = rows + g * IN * pitch();
+      const W* w = weights + g * OUT * FAR;
+      int o = 0;
+      if constexpr (WIDE == 2)
+        for (; o + 1 < OUT; o += 2)
+          for (int t = 0; t < FRAMES; t += ROWS * AT_ONCE) {
+            quad one(begin, g * OUT + o), two(begin, g * OUT + o + 1);
+            multiply(from, w + o * FAR, t, one, two);
+            one.finish(end, g * OUT + o, t);
+            two.finish(end, g * OUT + o + 1, t);
+          }
+      if constexpr (OUT % WIDE || WIDE == 1)
+        for (; o < OUT; ++o)
+          for (int t = 0; t < FRAMES; t += ROWS * AT_ONCE) {
+            quad one(begin, g * OUT + o);
+            multiply(from, w + o * FAR, t, one);
+            one.finish(end, g * OUT + o, t);
+          }
+    }
     if constexpr (Spec::REACH > 0) forget();
   }
 
-  template <class End, class Begin>
-  inline void four(const M* rows, const W* w, int block, int t, End end, Begin begin) {
-    unit a0(begin(block)), a1(begin(block)), a2(begin(block)), a3(begin(block));
-    for (int i = 0; i < IN; ++i)
-      for (int k = 0; k < TAPS; ++k) chess_prepare_for_pipelining {
-        const auto b = aie::load_v<unit::size_B>(w);
-        w += unit::size_B;
-        const M* a = rows + i * pitch() + (t + (BEFORE - Spec::REACH) + (Spec::FIRST + k) * Spec::DILATION) * SLOT<M>;
-        a0.mac(left(a), b);
-        a1.mac(left(a + ROWS * SLOT<M>), b);
-        a2.mac(left(a + 2 * ROWS * SLOT<M>), b);
-        a3.mac(left(a + 3 * ROWS * SLOT<M>), b);
+  template <class... Q>
+  static inline void multiply(const M* rows, const W* w, int t, Q&... q) {
+    for (int i = 0; i < IN; ++i) {
+      const M* a = rows + i * pitch() + (t + START) * SLOT<M>;
+      if constexpr (SLIDES) {
+        for (int k = 0; k < TAPS / ROWS; ++k) chess_prepare_for_pipelining {
+          slide<ROWS>(a, w, q...);
+          a += unit::size_A;
+          w += ROWS * unit::size_B;
+        }
+        if constexpr (TAPS % ROWS != 0) slide<TAPS % ROWS>(a, w, q...);
+        w += TAPS % ROWS * unit::size_B;
+      } else {
+        for (int k = 0; k < TAPS; ++k) chess_prepare_for_pipelining {
+          step(load(a), load(a + unit::size_A), load(a + 2 * unit::size_A), load(a + 3 * unit::size_A), w, q...);
+          a += Spec::DILATION * SLOT<M>;
+          w += unit::size_B;
+        }
       }
-    end(block, t, a0.to_accum());
-    end(block, t + ROWS, a1.to_accum());
-    end(block, t + 2 * ROWS, a2.to_accum());
-    end(block, t + 3 * ROWS, a3.to_accum());
+    }
+  }
+
+  // One tap: 16 frames with the right operands of every output block.
+  template <class... Q>
+  static inline void step(const left& v0, const left& v1, const left& v2, const left& v3, const W* w, Q&... q) {
+    int o = 0;
+    (q.mac(v0, v1, v2, v3, w + FAR * o++), ...);
+  }
+
+  // N taps, the first one at an aligned frame.
+  template <int N, class... Q>
+  static inline void slide(const M* a, const W* w, Q&... q) {
+    const left v0 = aie::load_v<unit::size_A>(a), v1 = aie::load_v<unit::size_A>(a + unit::size_A);
+    const left v2 = aie::load_v<unit::size_A>(a + 2 * unit::size_A), v3 = aie::load_v<unit::size_A>(a + 3 * unit::size_A);
+    step(v0, v1, v2, v3, w, q...);
+    if constexpr (N > 1) {
+      const left v4 = aie::load_v<unit::size_A>(a + 4 * unit::size_A);
+      const auto x = aie::concat(v0, v1), y = aie::concat(v2, v3), z = aie::concat(v4, v4);
+      later<1>(x, y, z, w, q...);
+      if constexpr (N > 2) later<2>(x, y, z, w, q...);
+      if constexpr (N > 3) later<3>(x, y, z, w, q...);
+    }
+  }
+
+  // The tap BY frames behind the first one of its four.
+  template <int BY, class V, class... Q>
+  static inline void later(const V& x, const V& y, const V& z, const W* w, Q&... q) {
+    const V one = aie::shuffle_down_fill(x, y, BY * SLOT<M>), two = aie::shuffle_down_fill(y, z, BY * SLOT<M>);
+    step(one.template extract<unit::size_A>(0), one.template extract<unit::size_A>(1),
+         two.template extract<unit::size_A>(0), two.template extract<unit::size_A>(1), w + BY * unit::size_B, q...);
   }
 
   static constexpr int pitch() { return KEPT ? PITCH : FRAMES * SLOT<M>; }
 
-  // Without neighbouring frames every operand is aligned; with them only to a slot.
-  static inline auto left(const M* a) {
-    if constexpr (Spec::REACH > 0) return aie::load_unaligned_v<unit::size_A>(a, SLOT<M>);
-    else return aie::load_v<unit::size_A>(a);
+  static inline left load(const M* a) {
+    if constexpr (ALIGNED) return aie::load_v<unit::size_A>(a);
+    else return aie::load_unaligned_v<unit::size_A>(a, SLOT<M>);
   }
 
   static inline sums start(const int32* bias, int o) {
