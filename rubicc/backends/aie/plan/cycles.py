@@ -163,7 +163,7 @@ def assumptions(generation: str) -> dict[str, str]:
         "unaligned": "data that begins between two vectors costs one more load per iteration",
         "banks": "no stalls by bank conflicts: ping, pong and weights lie apart; the published figures "
         "contain what remains",
-        "lookup": "2 table entries per cycle; no published figure",
+        "lookup": "2 scalar cycles per table entry; no published figure",
         "cascade": f"an accumulator of 4 x 8 is two words of 512 bits, one a cycle; "
         f"{constant('hop'):.0f} cycles of latency per hop",
         "streams": "4 bytes a cycle (8 on AIE-MLv2), no contention between circuit-switched streams; a "

@@ -183,6 +183,8 @@ def _cell(net: Net, layer: Cell, device: Device, plain: Draft) -> Draft | str:
     widths = (layer.operand.bits, layer.recurrent_type.bits)
     if plain.stored != 16:
         return f"its gates come in {plain.stored} bits; the kernel takes 16"
+    if layer.hidden % 8:
+        return f"it has {layer.hidden} units; the kernel takes multiples of 8"
     if widths not in device.shapes or device.shapes[widths].m != LANES:
         return f"{device.part} has no native product of 4 {widths[0]}-bit rows by {widths[1]}-bit weights"
     lstm = isinstance(layer, Lstm)

@@ -16,7 +16,7 @@ from rubicc.backends.aie.plan.variant import Footprint, Loop, Schedule, Variant,
 FRAMES = 16  # of a register block
 STACK = 1024
 PROGRAM = 6 * 1024
-LOOKUPS = 2  # table entries per cycle
+LOOKUPS = 0.5  # table entries per cycle: the scalar unit loads the index, then the entry, and stores
 
 
 def _align(value: int, to: int = 32) -> int:
@@ -141,11 +141,11 @@ class TableVariant:
         return Footprint((("stack", STACK), ("tables", _align(2 * work.table_entries))), PROGRAM)
 
     def schedule(self, work: Work, shape: Shape) -> Schedule:
-        """The index takes three vector operations, the look-ups the rest."""
+        """The index takes three vector operations; the scalar unit looks up."""
         values = 4 * 64 // max(work.activation, work.output)
         loop = Loop(
             "look-up", work.out_blocks, math.ceil(work.frames / 4), data=32, store=32,
-            vector=3 + values / LOOKUPS,
+            vector=3, scalar=values / LOOKUPS,
         )  # fmt: skip
         return Schedule((loop,), work.ports + 1, 0)
 
@@ -185,7 +185,7 @@ class CellVariant:
         tables = self.gates + (self.gates == 4)
         gates = Loop(
             "gates", steps, math.ceil(4 * hidden / 16), data=2 * self.gates * 32, store=64,
-            vector=tables * (3 + 16 / LOOKUPS) + 12,
+            vector=tables * 3 + 12, scalar=tables * 16 / LOOKUPS,
         )  # fmt: skip
         macs = steps * 4 * self.gates * hidden * hidden
         return Schedule((product, gates), work.ports + 1, macs)
