@@ -136,7 +136,11 @@ class _TableOffByOne(Legalise):
         return made
 
 
-@pytest.mark.parametrize("mutant", [_OneBitLess, _NoBias, _ReluBehind, _UnalignedSum, _TableOffByOne])
+def test_a_bit_lost(placed: Graph) -> None:
+    assert_mutant_fails(_OneBitLess, placed, [signal(2, 3)], code="RUB-PASS-021", sizes={"N": 2, "T": LENGTH})
+
+
+@pytest.mark.parametrize("mutant", [_NoBias, _ReluBehind, _UnalignedSum, _TableOffByOne])
 def test_mutants(mutant: type[Legalise]) -> None:
     """16 bits have a sign behind a ReLU; the two terms of the sum have unlike steps."""
     placed = on_grids(small(3), [signal(0, 3)], Options(bits=16, weight_bits=4))
@@ -221,3 +225,22 @@ def test_place_through_the_harness() -> None:
     kinds = [form for node in done.graph.nodes if (form := format_of(node)) is not None]
     assert [(k.exponent, k.bits) for k in kinds] == [(-5, 8), (-10, 16), (-6, 12)], "the table reads 12 bits"
     assert last.op_type != "Quant"
+
+
+class _Coarse(Place):
+    """Mutant: steps 2**12 times as large as they were chosen."""
+
+    def _value(self, graph, edit, value):  # type: ignore[no-untyped-def]
+        known = self.options.values.get(value.name or "")
+        if known is None:
+            return False
+        coarse = PlaceOptions({value.name: (known[0] + 12, *known[1:])})
+        return Place(coarse)._value(graph, edit, value)
+
+
+def test_place_with_coarse_steps() -> None:
+    net = small()
+    values = {"x": (-5, 8, True), net.nodes[0].outputs[0].name or "": (-10, 16, True)}
+    sizes = {"N": 2, "T": LENGTH}
+    apply_and_check(Place(PlaceOptions(values)), net, [signal(1, 3)], sizes=sizes)
+    assert_mutant_fails(_Coarse(PlaceOptions(values)), net, [signal(1, 3)], code="RUB-PASS-021", sizes=sizes)

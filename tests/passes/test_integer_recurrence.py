@@ -100,7 +100,11 @@ class _ForwardOnly(Recurrence):
         return super()._scan(edit, node, gates, of, kind, False)
 
 
-@pytest.mark.parametrize("mutant", [_OnnxOrder, _BiasOutside, _ForwardOnly])
+def test_a_direction_lost() -> None:
+    assert_mutant_fails(_ForwardOnly, alternating("LSTM"), [signal(1, 2)], code="RUB-PASS-021", sizes=SIZES)
+
+
+@pytest.mark.parametrize("mutant", [_OnnxOrder, _BiasOutside])
 def test_mutants(mutant: type[Recurrence]) -> None:
     assert_mutant_fails(mutant, alternating("GRU"), [signal(1, 2)], code="RUB-PASS-021", sizes=SIZES)
 

@@ -77,7 +77,8 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-AIE-106": (
         "Accumulator too narrow",
         "A sum could leave the accumulator (32 bits up to 16 x 8 bits, 64 above) for some input. Integer "
-        "quantisation chooses weights that cannot; a graph made elsewhere needs fewer bits.",
+        "quantisation chooses weights that cannot. Use fewer bits for weights or values in a graph of your "
+        "own.",
     ),
     "RUB-AIE-107": (
         "Nothing for the array",
