@@ -88,7 +88,7 @@ COREML: tuple[Step, ...] = (
 _FUSE = next(index for index, step in enumerate(CLEANUP) if step.id == "cleanup.fuse-batchnorm")
 AIE: tuple[Step, ...] = (
     *CLEANUP[:_FUSE],
-    Step("integer.strip", "after folding, which makes weights constants; before fusion, which quantisers stop"),
+    Step("integer.strip", "after folding: weights are constants then; before fusion, which quantisers stop"),
     *CLEANUP[_FUSE:-1],
     Step("integer.recurrence", "after folding, which shows constant states: cells are projections and Scans"),
     Step("cleanup.eliminate-dead", "weights of recurrent operators are no longer used"),

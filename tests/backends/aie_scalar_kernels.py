@@ -135,10 +135,11 @@ class k_{self.tile.name} {{
         each, slot = self.channels(blocks, edge), self.net.edges[edge].type.block
         length = self.plan.lengths[edge]
         lag = self.lag_of(i)
+        at = f"(c / {slot} * F + f) * {slot} + c % {slot}"
+        real = f"places<F>::real(unit_, f, {lag}, {self.plan.period}, {length})"
         return f"""  for (int f = 0; f < F; ++f)
     for (int c = 0; c < {each}; ++c)
-      kept{i}[({self.reach(i)} + f) * {each} + c] =
-        places<F>::real(unit_, f, {lag}, {self.plan.period}, {length}) ? (long long)in{i}.data()[(c / {slot} * F + f) * {slot} + c % {slot}] : 0;"""
+      kept{i}[({self.reach(i)} + f) * {each} + c] = {real} ? (long long)in{i}.data()[{at}] : 0;"""
 
     def lag_of(self, i: int) -> int:
         if isinstance(self.layer, Conv) and not self.stage.packing:

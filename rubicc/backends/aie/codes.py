@@ -29,11 +29,6 @@ CODES: dict[str, tuple[str, str]] = {
         "A file of the artefact's aie folder is missing, was changed or was added. Nothing was run. Restore "
         "the artefact or compile again.",
     ),
-    "RUB-AIE-D03": (
-        "Estimates ahead of the kernels",
-        "The planner counts loops that share aligned loads between taps and output blocks. The emitted "
-        "convolutions load unaligned frames, one output block at a time: the same integers in more cycles.",
-    ),
     "RUB-AIE-D02": (
         "Weights widened",
         "Weights of fewer than 8 bits are stored and multiplied in 8: no kernel takes them as they are.",

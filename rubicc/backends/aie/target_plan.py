@@ -74,11 +74,6 @@ def plan(
     array = planned(net, device(device_of(target)), Options(frames=frames, objective=objective))
     decisions = [Decision(note.code, note.where, note.what, note.reason) for note in array.notes]
     decisions += widened
-    planned_for = sorted({s.variant for s in array.stages if s.kind == "conv" and s.variant != "conv"})
-    if planned_for:
-        what = f"cycles are of loops that the emitted kernels do not have yet ({', '.join(planned_for)})"
-        why = "the kernels compute the same with unaligned loads, one output block at a time: they are slower"
-        decisions.append(Decision("RUB-AIE-D03", array.device, what, why))
     work = host_work(array, net)
     decisions.append(Decision("RUB-AIE-D01", name, "on the host: " + "; ".join(work), "the array is integer"))
     return AieTargetPlan(

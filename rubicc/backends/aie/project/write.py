@@ -263,8 +263,7 @@ def throughput(plan: AiePlan) -> str:
     low, high = (value / 1e6 for value in found.samples_band)
     return (
         f"{found.samples / 1e6:.2f} million input samples per second ({low:.2f} to {high:.2f}), "
-        f"tiles busy {found.busy:.0%} on average, for the loops the planner counts (RUB-AIE-D03: those emitted "
-        "are slower)"
+        f"tiles busy {found.busy:.0%} on average"
     )
 
 
