@@ -20,6 +20,7 @@ from rubicc.passes.quantize.bias_correction import CorrectBias
 from rubicc.passes.quantize.insert import InsertQuantisers
 from rubicc.passes.quantize.observers import METHODS, Observer, format_of, unsigned_format
 from rubicc.passes.quantize.post_training import Options, products, quantise
+from rubicc.passes.quantize.round_weights import RoundWeights
 from rubicc.passes.quantize.to_qdq import ToQdq
 from rubicc.passes.rewrite import constant
 
@@ -277,6 +278,15 @@ def test_rounding_for_the_product_beats_the_nearest(groups: int, bits: int) -> N
     nearest = np.clip(np.rint(weight / scale), -limit, limit) * scale
     plain = run(conv_net(nearest.astype(np.float32), groups), {"x": x})
     assert snr(ref, run(better, {"x": x})) > snr(ref, plain) + 4.0
+
+
+def test_rounding_in_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = conv_net(np.random.default_rng(1).standard_normal((8, 8, 5)).astype(np.float32), 1)
+    given = round_weights.RoundOptions({"x": [correlated(8, 500)]}, 8)
+    apply_and_check(round_weights.RoundWeights(given), net, expect_changed=True)
+    right = round_weights.rounded
+    monkeypatch.setattr(round_weights, "rounded", lambda weight, *others: -right(weight, *others))
+    assert_mutant_fails(RoundWeights(given), net, code="RUB-PASS-021")
 
 
 def test_rounding_mutant_that_pushes_the_error_the_wrong_way() -> None:
