@@ -66,6 +66,27 @@ def test_scan_is_a_running_sum():
     np.testing.assert_allclose(got["sums"], np.cumsum(xs, 0), rtol=1e-6)
 
 
+@pytest.mark.parametrize("read", [0, 1])
+@pytest.mark.parametrize("write", [0, 1])
+def test_scan_runs_either_way(read: int, write: int) -> None:
+    step = body(
+        [helper.make_node("Add", ["s", "x"], ["s2"]), helper.make_node("Identity", ["s2"], ["out"])],
+        [info("s", [2]), info("x", [2])],
+        [info("s2", [2]), info("out", [2])],
+    )
+    node = helper.make_node(
+        "Scan", ["s0", "xs"], ["end", "sums"], body=step, num_scan_inputs=1, scan_input_directions=[read],
+        scan_output_directions=[write],
+    )  # fmt: skip
+    ends = [info("end", [2]), info("sums", ["T", 2])]
+    g = graph([node], [info("s0", [2]), info("xs", ["T", 2])], ends)
+    xs = RNG.normal(size=(6, 2)).astype(np.float32)
+    sums = np.cumsum(xs[::-1] if read else xs, 0)
+    got = execute(g, {"s0": np.zeros(2, np.float32), "xs": xs})
+    np.testing.assert_allclose(got["sums"], sums[::-1] if write else sums, rtol=1e-5)
+    np.testing.assert_allclose(got["end"], sums[-1], rtol=1e-5)
+
+
 def test_dead_values_are_freed():
     """A chain of 200 values of 4 MB each must not hold 800 MB."""
     nodes = [helper.make_node("Relu", [f"v{i}"], [f"v{i + 1}"]) for i in range(200)]
