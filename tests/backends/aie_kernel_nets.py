@@ -1,7 +1,8 @@
-"""Small networks with random weights, for the kernels of the AI Engine target, and their emulated projects."""
+"""Small networks with random weights, for the kernels of the AI Engine target, and their projects."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ from rubicc.backends.aie import reference
 from rubicc.backends.aie.net import Add, Conv, Edge, Gru, Layer, Lookup, Lstm, Net, Table
 from rubicc.backends.aie.numbers import Type
 from rubicc.backends.aie.plan.devices import device
+from rubicc.backends.aie.plan.model import AiePlan
 from rubicc.backends.aie.plan.planner import Options, plan
 from rubicc.backends.aie.project import write
 from rubicc.backends.aie.session import Emulated
+
+INT8, INT16, UINT8 = Type(8), Type(16), Type(8, False)
 
 
 class Random:
@@ -22,6 +26,8 @@ class Random:
         self.made = np.random.default_rng(seed)
         self.edges = {"x": Edge("x", channels, kind, -4)}
         self.layers: list[Layer] = []
+        self.sample = self.feeds(2, 60)["x"]
+        self.values = {"x": self.sample}
         self.last = "x"
 
     def _edge(self, name: str, channels: int, kind: Type) -> str:
@@ -30,6 +36,9 @@ class Random:
 
     def _push(self, layer: Layer) -> Random:
         self.layers.append(layer)
+        inputs = [self.values[name] for name in layer.inputs]
+        self.sample = reference.evaluate(layer, inputs, self.edges[layer.output].type)
+        self.values[layer.output] = self.sample
         self.last = layer.output
         return self
 
@@ -38,23 +47,27 @@ class Random:
         return self.made.integers(-most, most + 1, shape)
 
     def conv(
-        self, name: str, outputs: int, taps: int = 1, groups: int = 1, weight: int = 8, to: Type = Type(8),
+        self, name: str, outputs: int, taps: int = 1, groups: int = 1, weight: int = 8, to: Type = INT8,
         pads: tuple[int, int] | None = None, stride: int = 1, dilation: int = 1, relu: bool = True,
     ) -> Random:  # fmt: skip
         into = self.edges[self.last]
         each, reach = into.channels // groups, dilation * (taps - 1)
-        scale = into.type.bits + weight - 2 + 0.5 * np.log2(each * taps) - 1.6
-        shift = np.full(-(-outputs // 8), round(scale - (to.bits - to.signed - 2)))
-        shift = np.repeat(shift + self.made.integers(-1, 2, len(shift)), 8)[:outputs]
+        weights = self.weights(outputs, each, taps, bits=weight)
+        shift = np.ones(outputs, np.int64)
         made = Conv(
             name=name, source=f"m.{name}", inputs=(self.last,), output=self._edge(f"{name}:y", outputs, to),
-            weight=self.weights(outputs, each, taps, bits=weight), weight_type=Type(weight), groups=groups,
-            bias=self.made.integers(-(1 << 10), 1 << 10, outputs), stride=stride, dilation=dilation, relu=relu,
-            pads=(reach // 2, reach - reach // 2) if pads is None else pads, shift=np.maximum(shift, 1),
+            weight=weights, weight_type=Type(weight), groups=groups, stride=stride, dilation=dilation,
+            bias=self.made.integers(-(1 << 10), 1 << 10, outputs), relu=relu, shift=shift,
+            pads=(reach // 2, reach - reach // 2) if pads is None else pads,
         )  # fmt: skip
+        sums = reference.evaluate(replace(made, relu=False, shift=0 * shift), [self.sample], Type(32))
+        spread = np.log2(np.abs(sums).max((0, 2)) / to.high)
+        for first in range(0, outputs, 8):
+            block = slice(first, first + 8)
+            shift[block] = max(1, int(np.ceil(spread[block].max())) - self.made.integers(0, 2))
         return self._push(made)
 
-    def add(self, name: str, other: str, to: Type = Type(8)) -> Random:
+    def add(self, name: str, other: str, to: Type = INT8) -> Random:
         output = self._edge(f"{name}:y", self.edges[self.last].channels, to)
         inputs = (self.last, other)
         return self._push(
@@ -65,7 +78,7 @@ class Random:
         entries = np.sort(self.made.integers(-high - 1 if high < 32768 else 0, high + 1, 1 << bits))
         return Lookup(shift=shift, bits=bits, entries=entries)
 
-    def table(self, name: str, to: Type = Type(8)) -> Random:
+    def table(self, name: str, to: Type = INT8) -> Random:
         output = self._edge(f"{name}:y", self.edges[self.last].channels, to)
         lookup = self.lookup(8, 1, to.high)
         made = Table(name=name, source=name, inputs=(self.last,), output=output, lookup=lookup, function="f")
@@ -73,7 +86,7 @@ class Random:
 
     def cell(
         self, kind: type[Gru] | type[Lstm], name: str, hidden: int, *, reverse: bool = False,
-        operand: Type = Type(8), weight: int = 8, to: Type = Type(8),
+        operand: Type = INT8, weight: int = 8, to: Type = INT8,
     ) -> Random:  # fmt: skip
         gates = 3 if kind is Gru else 4
         sigmoid = Lookup(shift=6, bits=10, entries=np.sort(self.made.integers(0, 32768, 1024)))
@@ -99,12 +112,18 @@ class Random:
 
 
 def emulate(
-    made: Random, folder: Path, *, sequences: int, length: int, part: str = "vek280", net: Net | None = None
-):
-    """(plan, what the emulated project gives, what the reference gives), by output edge."""
+    made: Random,
+    folder: Path,
+    *,
+    sequences: int,
+    length: int,
+    net: Net | None = None,
+    objective: str = "tiles",
+) -> tuple[AiePlan, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The plan, and what the emulated project and the reference give by output edge."""
     net = made.net() if net is None else net
     feeds = made.feeds(sequences, length)
-    planned = plan(net, device(part), Options(frames=length))
+    planned = plan(net, device("vek280"), Options(frames=length, objective=objective))
     write(planned, net, folder / "p", name="kernels", example={k: v[:1] for k, v in feeds.items()})
     found = Emulated(folder / "p", planned, net, folder / "b").run(feeds)
     return planned, found, reference.run(net, feeds)
