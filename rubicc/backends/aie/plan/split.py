@@ -111,9 +111,21 @@ def grain(stage: Draft, device: Device) -> int:
     return max(1, channels * stage.stored // 64)
 
 
-def tap_grain(stage: Draft) -> int:
-    """Taps of cascade parts are multiples of it: four share their loads unless frames are aligned anyway."""
+def lead(stage: Draft) -> int:
+    """Zero taps in front that make the first tap begin at a multiple of 4 frames; only with dilation 1."""
+    return -stage.reach % 4 if stage.kind == "conv" and stage.dilation == 1 else 0
+
+
+def _grain_of_taps(stage: Draft) -> int:
     return 4 if stage.dilation % 4 else 1
+
+
+def _taps(stage: Draft, j: int) -> list[Slice]:
+    """Taps of cascade parts: all but the first begin where four taps share their loads."""
+    ahead = lead(stage)
+    made = parts(stage.taps + ahead, j, _grain_of_taps(stage))
+    first = Slice(0, made[0].count - ahead)
+    return [first, *(Slice(part.first - ahead, part.count) for part in made[1:])]
 
 
 def whole(stage: Draft) -> bool:
@@ -130,7 +142,8 @@ def work_of(
     return Work(
         kind=stage.kind, frames=frames, out_blocks=units.count * stage.unit_out, in_blocks=inputs.count,
         depth=depth, taps=taps.count, reach=stage.reach, activation=stage.widths[0], weight=stage.widths[1],
-        output=stage.out_bits, stored=stage.stored, unaligned=stage.dilation % 4 != 0, cascade_in=place > 0,
+        output=stage.out_bits, stored=stage.stored, unaligned=stage.dilation % 4 != 0,
+        lead=0 if taps.first else lead(stage), dilation=stage.dilation, cascade_in=place > 0,
         cascade_out=place < chain - 1, ports=len(stage.layer.inputs), table_entries=stage.tables,
         hidden=stage.hidden, channels=units.count * stage.channels, shared=stage.shared,
     )  # fmt: skip
@@ -146,7 +159,7 @@ def _shares(
 ) -> Iterator[Share]:
     """The first ``some`` parts, ``turns`` turns of each; the first part is the largest."""
     known = silicon(device)
-    tap_parts = parts(stage.taps, split.j, tap_grain(stage))
+    tap_parts = _taps(stage, split.j)
     for part, units in enumerate(parts(stage.units, split.n)[:some]):
         first, end = units.first * stage.unit_out, units.end * stage.unit_out
         outputs = Slice(first, min(end, stage.out_slots) - first)
@@ -244,7 +257,7 @@ def _legs(stage: Draft, share: Share, frames: int, device: Device) -> float:
 def _splits(stage: Draft, chain: int, device: Device) -> Iterator[Split]:
     longest = min(chain, CHAIN)
     grains = math.ceil(stage.in_slots / grain(stage, device)) if whole(stage) and not stage.hidden else 1
-    tap_parts = math.ceil(stage.taps / tap_grain(stage)) if stage.kind == "conv" else 1
+    tap_parts = math.ceil((stage.taps + lead(stage)) / _grain_of_taps(stage)) if stage.kind == "conv" else 1
     last = 0
     for n in range(1, stage.units + 1):
         if -(-stage.units // n) == last:

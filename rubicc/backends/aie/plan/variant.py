@@ -29,6 +29,8 @@ class Work:
         activation, weight, output: bits; weight 0 without weights. As multiplied, after widening.
         stored: bits of an activation in memory before widening.
         unaligned: whether taps begin at frames that are no multiple of 4 (dilation not a multiple of 4).
+        lead: zero taps in front of this tile's, so that the first one is aligned; only with dilation 1.
+        dilation: frames between taps.
         cascade_in, cascade_out: accumulators come from and go to a neighbour.
         ports: input buffers.
         table_entries: entries of all tables together, 2 bytes each.
@@ -49,6 +51,8 @@ class Work:
     output: int = 8
     stored: int = 8
     unaligned: bool = True
+    lead: int = 0
+    dilation: int = 1
     cascade_in: bool = False
     cascade_out: bool = False
     ports: int = 1

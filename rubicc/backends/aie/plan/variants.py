@@ -45,8 +45,7 @@ class ConvVariant:
         name: in plans.
         wide: output blocks of 8 channels that share every load of data.
         sliding: taps begin at frames that are no multiple of 4: four taps share five aligned loads, and
-            operands between two vectors are shifted out of them. Taps are filled up in front with zeros to
-            ``4 m + 1``.
+            operands between two vectors are shifted out of them.
         windows: or every operand is loaded by itself, one load more where it lies between two vectors.
     """
 
@@ -59,13 +58,17 @@ class ConvVariant:
         """A native multiplication of these widths, and taps as this variant takes them."""
         if work.kind != "conv" or (work.activation, work.weight) not in shapes:
             return False
-        if (self.sliding or self.windows) != (work.unaligned and work.reach > 0):
+        kind = (False, False)
+        if work.unaligned and work.reach > 0:
+            kind = (True, False) if work.dilation == 1 else (False, True)
+        if (self.sliding, self.windows) != kind:
             return False
-        return self.wide == 1 or (work.shared and work.channels >= 16)
+        # Two blocks need eight accumulators, which the registers hold in 32 bits only.
+        return self.wide == 1 or (work.shared and work.channels >= 16 and work.activation + work.weight <= 24)
 
     def taps(self, work: Work) -> int:
         """Taps that are multiplied, zeros included."""
-        return 4 * math.ceil((work.taps - 1) / 4) + 1 if self.sliding else work.taps
+        return work.taps + work.lead * self.sliding
 
     def footprint(self, work: Work) -> Footprint:
         """Weights, bias and shifts, history."""
@@ -91,12 +94,12 @@ class ConvVariant:
         words = rows * wide * math.ceil(shape.m * 8 * 32 / 512)
         taps, depth = self.taps(work), math.ceil(work.depth / deep)
         four = 4 if self.sliding else 1
+        trips, rest = (taps // 4, taps % 4) if self.sliding else (taps, 0)
         loop = Loop(
-            self.name, entries, depth * ((taps - 1) // 4 if self.sliding else taps), issues * four,
-            data=FRAMES * 8 * deep + 32 * self.sliding, unaligned=rows * deep * self.windows,
-            weight=four * wide * 8 * slot * deep * work.weight / 8,
-            vector=rows * (deep - 1) + 3 * rows * self.sliding,
-            outer=words * (work.cascade_in + work.cascade_out) + self.sliding * depth * issues,
+            self.name, entries, depth * trips, issues * four, data=FRAMES * 8 * deep + 32 * self.sliding,
+            unaligned=rows * deep * self.windows, weight=four * wide * 8 * slot * deep * work.weight / 8,
+            vector=rows * (deep - 1) + 6 * self.sliding,
+            outer=words * (work.cascade_in + work.cascade_out) + rest * depth * issues,
         )  # fmt: skip
         macs = work.frames * work.channels * work.taps * work.depth * slot
         return Schedule((*_copy(work), loop), work.ports + (not work.cascade_out), macs)
@@ -194,6 +197,8 @@ class CellVariant:
 TABLE: tuple[Variant, ...] = (
     ConvVariant("conv_sliding_wide", 2, sliding=True),
     ConvVariant("conv_sliding", 1, sliding=True),
+    ConvVariant("conv_windows_wide", 2, windows=True),
+    ConvVariant("conv_windows", 1, windows=True),
     ConvVariant("conv_wide", 2),
     ConvVariant("conv", 1),
     AddVariant(),
