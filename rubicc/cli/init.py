@@ -19,6 +19,9 @@ target: cpu
 # inputs:
 #   x: Nx1xT:f32
 
+# For targets whose inputs have fixed or bounded shapes (coreml): fixed, enumerated, range, or the shapes themselves.
+# shapes: x=1x1x2000,1x1x4000
+
 # Architecture of a bare state dict; see `rubicc models list`.
 # arch: taiyaki-mgru
 # arch_config:

@@ -83,7 +83,7 @@ def test_a_broken_plugin_is_named_and_harms_nobody(tmp_path: Path, monkeypatch: 
     assert caught.value.code == "RUB-TGT-003" and "RUBICC_PLUGINS=0" in caught.value.hint
     assert registry.plugin_versions()["npu"] == "example-targets 1.2"
     monkeypatch.setenv("RUBICC_PLUGINS", "0")
-    assert [row.name for row in registry.targets()] == ["cpu", "gpu"] and registry.plugin_versions() == {}
+    assert {row.origin for row in registry.targets()} == {"builtin"} and registry.plugin_versions() == {}
     with pytest.raises(UsageError, match="RUB-TGT-001"):
         registry.get("npu")
 

@@ -54,7 +54,7 @@ def test_every_key_can_be_set_by_flag_and_every_env_key_by_env() -> None:
         "budget": ["size=1B"], "passes": {"p": {"o": 1}}, "seed": "4", "strict": True, "check": True,
         "dump_stages": True, "from_stage": "03", "until_stage": "x", "allow_code": True, "trust": True,
         "dry_run": True, "force": True, "layout": "plain", "batch": "8", "streams": "2", "tune": "500ms",
-        "objective": "latency", "cache": "0",
+        "objective": "latency", "cache": "0", "shapes": "range",
     }  # fmt: skip
     assert set(values) == set(KEYS)
     found, default = resolve(values, env=NO_ENV), Settings()
