@@ -37,7 +37,8 @@ def conv(
         "shift": np.repeat(rng.integers(7, 10, -(-outputs // 8)), 8)[:outputs],
         "weight_type": Type(8),
     }
-    return Conv(name=name, source=f"encoder.{name}", inputs=(read,), output=made, **(values | more))  # type: ignore[arg-type]
+    values |= {"name": name, "source": f"encoder.{name}", "inputs": (read,), "output": made, **more}
+    return Conv(**values)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +210,8 @@ int main() {
   const rubicc::edge& e = EDGES[INPUT];
   const long units = rubicc::units(CONSTANTS, 3, SEGMENTS[0].flush);
   const auto bytes = rubicc::stream(x, 3, e, CONSTANTS, units, false);
-  std::ofstream("stream.bin", std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  std::ofstream out("stream.bin", std::ios::binary);
+  out.write(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   std::ifstream raw("y.bin", std::ios::binary);
   const std::vector<std::uint8_t> y{std::istreambuf_iterator<char>(raw), {}};
   for (int v : rubicc::sequences(y, 3, EDGES[OUTPUT], CONSTANTS, false)) std::printf("%d ", v);
