@@ -77,6 +77,17 @@ def test_small_plans_are_legal_and_survive_json(name: str) -> None:
     assert AiePlan.from_dict(json.loads(json.dumps(made.to_dict()))) == made
 
 
+def test_tiles_take_turns_when_asked() -> None:
+    """Work units dealt out by memory tiles: legal, and more of them where parts run out."""
+    net = nets.Builder(256).conv("a", 8).conv("b", 256).conv("c", 8).net()
+    alone = plan(net, device("vek280"), Options(frames=256, block=64))
+    shared = plan(net, device("vek280"), Options(frames=256, block=64, turns=4))
+    assert audit(shared) == [] and max(stage.split.t for stage in shared.stages) > 1
+    assert all(stage.split.t == 1 for stage in alone.stages)
+    units = {b.units for link in shared.links for b in link.buffers}
+    assert max(units) > 1 and shared.throughput.interval <= alone.throughput.interval
+
+
 def test_plans_are_deterministic() -> None:
     for name in ("residual", "mgru"):
         assert plan(SMALL[name](), device("vek280"), Options(frames=100)) == small(name)
@@ -156,6 +167,10 @@ def first_buffer(made: AiePlan, **fields: Any) -> AiePlan:
 
 def a_chain(made: AiePlan) -> int:
     return next(s.index for s in made.stages if s.split.k * s.split.j > 1)
+
+
+def taps_apart(made: AiePlan) -> int:
+    return next(s.index for s in made.stages if s.split.j > 1)
 
 
 def moved(made: AiePlan) -> AiePlan:
@@ -242,8 +257,7 @@ MUTANTS: dict[str, tuple[Callable[[AiePlan], AiePlan], str]] = {
     "broken cascade": (moved, "no cascade leads"),
     "half a chain": (lambda p: first_tile(p, a_chain(p), place=1), "chain"),
     "outputs missing": (lambda p: first_tile(p, 1, outputs=Slice(1, 1)), "no partition"),
-    "taps missing": (lambda p: first_tile(p, a_chain(p), taps=Slice(0, 1), inputs=Slice(0, 1)),
-                     "not covered once"),
+    "taps missing": (lambda p: first_tile(p, taps_apart(p), taps=Slice(0, 1)), "not covered once"),
     "input not fed": (unread, "fed 0 times"),
     "input too small": (lambda p: first_tile(p, 1, inputs=Slice(0, 9999)), "wanted"),
     "memory tile too small": (lambda p: first_buffer(p, bytes=1 << 20, depth=2), "are used"),
@@ -327,7 +341,7 @@ def test_unknown_facts_stop_a_plan_until_given() -> None:
 
 @pytest.mark.parametrize(
     "wrong", [{"objective": "speed"}, {"frames": 0}, {"block": 24}, {"block": 8}, {"interval": 0},
-              {"busy": 2}, {"sample_rate": 0}, {"bases_per_second": -1}],
+              {"busy": 2}, {"turns": 5}, {"sample_rate": 0}, {"bases_per_second": -1}],
 )  # fmt: skip
 def test_options_that_mean_nothing_are_usage_errors(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError) as raised:

@@ -138,7 +138,8 @@ def _grid(stage: Stage, part: Slice, chain: list[Tile]) -> Iterator[str]:
         for tap in range(tile.taps.first, tile.taps.end)
     )
     blocks, taps = {cell[0] for cell in cells}, {cell[1] for cell in cells}
-    if not cells or max(cells.values()) > 1 or len(cells) != len(blocks) * len(taps) or min(taps) != 0:
+    once = bool(cells) and max(cells.values()) == 1 and len(cells) == len(blocks) * len(taps)
+    if not once or taps != set(range(max(taps) + 1)) or max(blocks) - min(blocks) + 1 != len(blocks):
         yield f"stage {stage.index}, outputs {part}: inputs and taps are not covered once"
 
 

@@ -31,6 +31,8 @@ class Options:
         block: Tb; None searches 16, 32, 64 and 128.
         interval: cycles per frame to keep, instead of the best; fewer tiles are used then.
         busy: least mean share of time the planned tiles shall compute, under ``throughput``.
+        turns: most tiles of a stage that may take turns with work units (1 to 4): memory tiles then deal them
+            out, and all work units fed must be a multiple of it.
         sample_rate, bases_per_second: of the pore, for bases per second.
     """
 
@@ -39,6 +41,7 @@ class Options:
     block: int | None = None
     interval: float | None = None
     busy: float = 0.7
+    turns: int = 1
     sample_rate: float = 4000.0
     bases_per_second: float = 450.0
 
@@ -50,6 +53,7 @@ class Options:
             ("block", self.block, self.block is None or (self.block % 16 == 0 and 16 <= self.block <= 1024)),
             ("interval", self.interval, self.interval is None or self.interval > 0),
             ("busy", self.busy, 0 <= self.busy <= 1),
+            ("turns", self.turns, 1 <= self.turns <= 4),
             ("sample_rate", self.sample_rate, self.sample_rate > 0),
             ("bases_per_second", self.bases_per_second, self.bases_per_second > 0),
         ]
@@ -110,7 +114,7 @@ def _search(
     for at, stage in enumerate(drafted.stages):
         key = _alike(stage)
         if key not in known:
-            known[key] = candidates(stage, block, device, place.longest(device))
+            known[key] = candidates(stage, block, device, place.longest(device), options.turns)
         found, least = known[key]
         if not found:
             layer = stage.layer

@@ -16,7 +16,6 @@ from rubicc.backends.aie.plan.stages import Draft
 from rubicc.backends.aie.plan.variant import Footprint, Work
 
 CHAIN = 8  # longest cascade considered
-TURNS = 4  # most tiles taking turns
 SLOT = 8  # bytes of a channel block of one frame
 
 
@@ -216,15 +215,18 @@ def _held(stage: Draft, share: Share, frames: int, device: Device) -> int:
     return memory(share, [(size, count if at < into else 2) for at, size in enumerate(sizes)])
 
 
-def candidates(stage: Draft, frames: int, device: Device, chain: int) -> tuple[list[Candidate], int]:
+def candidates(
+    stage: Draft, frames: int, device: Device, chain: int, turns: int = 1
+) -> tuple[list[Candidate], int]:
     """All splits of ``stage`` that fit tiles, and the least memory of any split.
 
     Args:
         frames: of a work unit.
         chain: longest cascade the array has.
+        turns: most tiles that may take turns.
     """
     found, least = [], 1 << 60
-    for split in _splits(stage, chain, device):
+    for split in _splits(stage, chain, device, turns):
         made = list(_shares(stage, split, frames, device, 1, 1))
         if len(made) != split.chain:
             continue
@@ -254,7 +256,7 @@ def _legs(stage: Draft, share: Share, frames: int, device: Device) -> float:
     return share.cycles + into if alone else max(into, out)
 
 
-def _splits(stage: Draft, chain: int, device: Device) -> Iterator[Split]:
+def _splits(stage: Draft, chain: int, device: Device, most: int) -> Iterator[Split]:
     longest = min(chain, CHAIN)
     grains = math.ceil(stage.in_slots / grain(stage, device)) if whole(stage) and not stage.hidden else 1
     tap_parts = math.ceil((stage.taps + lead(stage)) / _grain_of_taps(stage)) if stage.kind == "conv" else 1
@@ -265,5 +267,5 @@ def _splits(stage: Draft, chain: int, device: Device) -> Iterator[Split]:
         last = -(-stage.units // n)
         for k in range(1, min(grains, longest) + 1):
             for j in range(1, min(tap_parts, longest // k) + 1):
-                turns = TURNS if stage.stateless and k * j == 1 and not stage.packing else 1
+                turns = most if stage.stateless and k * j == 1 and not stage.packing else 1
                 yield from (Split(n, k, j, t) for t in range(1, turns + 1))
