@@ -18,7 +18,7 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-SPEC-003": (
         "Shapes that do not fit the network",
         "The target needs numbers for the sizes a network leaves free. What --shapes gives contradicts the "
-        "network's inputs, or nothing says how long an input is. Give the shape: --shapes 'x=1x1x4000', several "
-        "joined by commas, or ranges as in x=1..8x1x400..16000.",
+        "network's inputs, or nothing says how long an input is. Give the shape: --shapes 'x=1x1x4000', "
+        "several joined by commas, or ranges as in x=1..8x1x400..16000.",
     ),
 }

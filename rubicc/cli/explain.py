@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from runpy import run_path
 from pathlib import Path
+from runpy import run_path
 
 import rubicc
 from rubicc.cli.console import Console, table

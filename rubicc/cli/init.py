@@ -19,7 +19,7 @@ target: cpu
 # inputs:
 #   x: Nx1xT:f32
 
-# For targets whose inputs have fixed or bounded shapes (coreml): fixed, enumerated, range, or the shapes themselves.
+# For targets whose inputs have fixed or bounded shapes (coreml): fixed, enumerated, range, or shapes.
 # shapes: x=1x1x2000,1x1x4000
 
 # Architecture of a bare state dict; see `rubicc models list`.

@@ -92,8 +92,9 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-DRV-018": (
         "an audit or a page without the file it is about",
-        "--audit sets what a device has measured beside the rules for one emitted file, --page draws that, and "
-        "MODEL is no such file of the target. Give the file, for example Name.mlpackage with --target coreml.",
+        "--audit sets what a device has measured beside the rules for one emitted file, --page draws that, "
+        "and MODEL is no such file of the target. Give the file, for example Name.mlpackage with --target "
+        "coreml.",
     ),
     "RUB-DRV-D01": (
         "chosen by measurement",
