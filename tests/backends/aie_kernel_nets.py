@@ -122,7 +122,7 @@ def emulate(
 ) -> tuple[AiePlan, dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The plan, and what the emulated project and the reference give by output edge."""
     net = made.net() if net is None else net
-    feeds = made.feeds(sequences, length)
+    feeds = made.feeds(sequences, length * getattr(made.layers[0], "stride", 1))
     planned = plan(net, device("vek280"), Options(frames=length, objective=objective))
     write(planned, net, folder / "p", name="kernels", example={k: v[:1] for k, v in feeds.items()})
     found = Emulated(folder / "p", planned, net, folder / "b").run(feeds)

@@ -63,7 +63,8 @@ def test_cells_are_exact(kind: type[Gru] | type[Lstm], tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_cells_of_both_directions_are_exact(tmp_path: Path) -> None:
-    made = Random(16, INT8).conv("in", 72, to=INT16, relu=False)
+    made = Random(1, INT8).conv("c", 16, 9, stride=5, pads=(4, 4), to=INT8)  # the host lays out its windows
+    made.conv("in", 72, to=INT16, relu=False)
     made.cell(Gru, "g", 24, operand=INT16, weight=16, to=INT8, reverse=True)
     made.conv("next", 64, to=INT16, relu=False).cell(Lstm, "l", 16, to=INT16)
     planned, found, expected = emulate(made, tmp_path, sequences=5, length=30)

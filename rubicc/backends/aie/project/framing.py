@@ -74,7 +74,8 @@ class Framing:
             values: int64 ``(N, C, T)``.
         """
         units = self.units(len(values), segment)
-        rows = self.frames(values[:, :, ::-1] if segment.reverse else values, edge)
+        rows = self.frames(values, edge)  # windows first: their taps keep their order
+        rows = rows[:, :, ::-1] if segment.reverse else rows
         made = self._placed(rows, edge, units, 0, 0).astype(_numpy(self.net.edges[edge]))
         return np.ascontiguousarray(made).view(np.uint8)
 
