@@ -254,7 +254,9 @@ class k_{self.tile.name} {{
     def table(self, layer: Table) -> str:
         lookup, half = layer.lookup, 1 << (layer.lookup.bits - 1)
         count = self.tile.outputs.count * self.to.block
-        index = f"requantise(kept0[f * {count} + c], {lookup.shift}, false, {-half}, {half - 1}) + {half}"
+        port, slot = self.ins[0], self.net.edges[self.ins[0].edge].type.block
+        at = f"f * {self.channels(port.blocks, port.edge)} + c + {(self.tile.inputs.first - port.blocks.first) * slot}"
+        index = f"requantise(kept0[{at}], {lookup.shift}, false, {-half}, {half - 1}) + {half}"
         return f"""  static const int16_t table[] = {{{", ".join(map(str, lookup.entries))}}};
   for (int f = 0; f < F; ++f)
     for (int c = 0; c < {count}; ++c) {self.put(f"table[{index}]", "c", "0", False)}"""
