@@ -255,7 +255,8 @@ class k_{self.tile.name} {{
         lookup, half = layer.lookup, 1 << (layer.lookup.bits - 1)
         count = self.tile.outputs.count * self.to.block
         port, slot = self.ins[0], self.net.edges[self.ins[0].edge].type.block
-        at = f"f * {self.channels(port.blocks, port.edge)} + c + {(self.tile.inputs.first - port.blocks.first) * slot}"
+        offset = (self.tile.inputs.first - port.blocks.first) * slot
+        at = f"f * {self.channels(port.blocks, port.edge)} + c + {offset}"
         index = f"requantise(kept0[{at}], {lookup.shift}, false, {-half}, {half - 1}) + {half}"
         return f"""  static const int16_t table[] = {{{", ".join(map(str, lookup.entries))}}};
   for (int f = 0; f < F; ++f)
