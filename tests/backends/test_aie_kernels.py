@@ -52,7 +52,7 @@ def test_sums_and_tables_are_exact(tmp_path: Path) -> None:
     same(found, expected, 100)
 
 
-@pytest.mark.parametrize("kind", [Gru, Lstm])
+@pytest.mark.parametrize("kind", [Gru, pytest.param(Lstm, marks=pytest.mark.slow)])
 def test_cells_are_exact(kind: type[Gru] | type[Lstm], tmp_path: Path) -> None:
     made = Random(16, INT8).conv("c", 16, 3).conv("in", 24 * (3 if kind is Gru else 4), to=INT16, relu=False)
     made.cell(kind, "cell", 24, operand=INT8 if kind is Gru else INT16, to=INT16)
