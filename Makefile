@@ -22,8 +22,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 demo: $(VENV)/.installed  ## compile the embedded basecaller, prove it, call the embedded reads
 	$(BIN)/rubicc demo -o $(OUT)
 
-test: $(VENV)/.installed-dev  ## the default suite
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed-dev  ## the default suite, files on two processes: most tests use one core
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(VENV)/.installed-dev  ## with slow tests
 	$(BIN)/python -m pytest -m "not packaging"

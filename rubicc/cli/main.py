@@ -51,6 +51,9 @@ class _Terminated(KeyboardInterrupt):
     """SIGTERM, unwound like Ctrl-C so that staged outputs are removed."""
 
 
+_stopped_by: list[KeyboardInterrupt] = []  # signals of the run at hand
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code and never raises."""
     args = list(sys.argv[1:] if argv is None else argv)
@@ -59,6 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _terminate) if in_main else None
+    # Ctrl-C that the shell has switched off (a job in the background) stays off.
+    heard = in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if heard:
+        signal.signal(signal.SIGINT, _interrupt)
+    _stopped_by.clear()
     try:
         try:
             return _run(args, console)
@@ -66,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             if in_main:
                 signal.signal(signal.SIGTERM, before)
+            if heard:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
     except BrokenPipeError:
         # The reader of our output (head, less) has had enough; keep the interpreter from complaining.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse --help and --version
         return int(stop.code or 0)
     except BaseException as error:
-        return _fail(error, console)
+        # A module whose import is interrupted may make another error of it; what stopped us is the signal.
+        return _fail(_stopped_by[0] if _stopped_by else error, console)
 
 
 def _run(args: list[str], console: Console) -> int:
@@ -118,7 +129,13 @@ def _wants_json(args: Sequence[str]) -> bool:
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise _Terminated
+    _stopped_by.append(_Terminated())
+    raise _stopped_by[-1]
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    _stopped_by.append(KeyboardInterrupt())
+    raise _stopped_by[-1]
 
 
 def _fail(error: BaseException, console: Console) -> int:
