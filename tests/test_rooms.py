@@ -48,6 +48,20 @@ def crosses(name: str, wall: str) -> bool:
     return name == wall or name.startswith(wall + ".")
 
 
+def test_backends_do_not_know_each_other() -> None:
+    rooms = sorted(path.parent for path in (ROOT / "backends").glob("*/__init__.py"))
+    assert len(rooms) > 2
+    broken = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for room in rooms
+        for path in sorted(room.rglob("*.py"))
+        for name in imports(path)
+        for other in rooms
+        if other != room and crosses(name, f"rubicc.backends.{other.name}")
+    ]
+    assert not broken, "\n".join(broken)
+
+
 @pytest.mark.parametrize("room", FORBIDDEN)
 def test_walls(room: str) -> None:
     broken = [

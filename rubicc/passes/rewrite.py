@@ -14,6 +14,8 @@ import onnx_ir as ir
 
 from rubicc.ir.graph import MADE_BY_KEY, Graph, inherit_provenance, source_of
 
+# Functions of one value that make nothing of zero.
+KEEPS_ZERO = ("Relu", "LeakyRelu", "Tanh", "Abs", "Neg", "Elu", "Selu", "Celu", "Gelu", "Erf", "Sign")
 FUSED_KEY = "rubicc.fused"  # ';'-separated sources of nodes whose work this node took over
 
 

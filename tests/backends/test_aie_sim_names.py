@@ -33,8 +33,6 @@ def test_every_listed_name_is_in_the_emulation() -> None:
 
 def test_our_kernels_use_described_names_only() -> None:
     files = [p for p in HOME.rglob("*") if p.suffix in (".h", ".cpp") and "sim" not in p.parts]
-    if not files:
-        pytest.skip("no kernels are there yet")
     found = set().union(*(names.used(path.read_text()) for path in files))
     assert {"aie::load_v", "aie::mmul"} <= found
     assert not names.undocumented(*files)

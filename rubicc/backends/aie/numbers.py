@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rubicc.ir.ops.quant import int_range
+
 SLOT_BYTES = 8  # a frame of one channel block: 8 channels of 8 bits or 4 of 16
 ACCUMULATOR_BITS = 32  # of aie::mmul on operands of at most 16 x 8 bits; wider products have 64
 
@@ -33,12 +35,12 @@ class Type:
     @property
     def low(self) -> int:
         """Smallest value."""
-        return -(1 << (self.bits - 1)) if self.signed else 0
+        return int(int_range(self.bits, self.signed, narrow=False)[0])
 
     @property
     def high(self) -> int:
         """Largest value."""
-        return (1 << (self.bits - self.signed)) - 1
+        return int(int_range(self.bits, self.signed, narrow=False)[1])
 
     @property
     def block(self) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rubicc.backends.compiled import cache_home
 from rubicc.backends.cpu_gpu.templates.run import cores, read_file
 from rubicc.evidence.environment import cpu, library_versions
 
@@ -25,13 +26,6 @@ SCHEMA_VERSION = 1
 MAX_BYTES = 1 << 20
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino")
 log = logging.getLogger("rubicc.tune")
-
-
-def cache_home() -> Path:
-    """rubicc's folder in the user's cache; whoever writes there first creates it."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
-    return base / "rubicc"
 
 
 def folder() -> Path:

@@ -14,22 +14,9 @@ from rubicc.passes.ane.matching import MIN_OPSET
 from rubicc.passes.ane.spans import Region, Span, entries, length, regions, span_of
 from rubicc.passes.ane.views import move_behind
 from rubicc.passes.registry import Pass, register
-from rubicc.passes.rewrite import Editor, is_standard
+from rubicc.passes.rewrite import KEEPS_ZERO, Editor, is_standard
 
-KEEPS_ZERO = (
-    "Relu",
-    "LeakyRelu",
-    "Tanh",
-    "Abs",
-    "Neg",
-    "Elu",
-    "Selu",
-    "Celu",
-    "Gelu",
-    "Erf",
-    "Sign",
-    "Identity",
-)
+_ZERO_STAYS = (*KEEPS_ZERO, "Identity")
 _POOLS = ("MaxPool", "AveragePool")  # what they see of padding is their own affair
 _MAY_BLOW_UP = (
     "Log",
@@ -229,7 +216,7 @@ class _Aligner:
             node.attributes.pop("auto_pad", None)
             node.attributes["pads"] = ir.AttrInt64s("pads", pads)
             self._edit.mark(node)
-        elif is_standard(node, *KEEPS_ZERO) and value in self._clean:
+        elif is_standard(node, *_ZERO_STAYS) and value in self._clean:
             self._clean.update(node.outputs)
         for value in node.outputs:
             if value.name:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rubicc.ir.ops.quant import int_range
+
 BLOCK = 8  # output channels that share an exponent: one column block of the matrix units
 FINER = 5  # exponents below the one that clips nothing that are tried
 LEAST_EXPONENT = -60
@@ -22,12 +24,12 @@ class Format:
     @property
     def low(self) -> int:
         """Smallest integer."""
-        return -(1 << (self.bits - 1)) if self.signed else 0
+        return int(int_range(self.bits, self.signed, narrow=False)[0])
 
     @property
     def high(self) -> int:
         """Largest integer."""
-        return (1 << (self.bits - self.signed)) - 1
+        return int(int_range(self.bits, self.signed, narrow=False)[1])
 
     def rounded(self, values: np.ndarray) -> np.ndarray:
         """``values`` on the grid, float64."""

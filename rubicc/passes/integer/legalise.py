@@ -11,10 +11,11 @@ from rubicc.errors import Unsupported
 from rubicc.ir.graph import Graph, is_quantiser, source_of
 from rubicc.passes.integer.cells import read_spec
 from rubicc.passes.integer.formats import Format
-from rubicc.passes.integer.place import TABLE_BITS, cell_node, index_of, quantiser
+from rubicc.passes.integer.place import TABLE_BITS, cell_node, index_of
 from rubicc.passes.integer.stages import Stage, bias_of, moved, output_axis, stages
 from rubicc.passes.integer.strip import WEIGHT_KEY
 from rubicc.passes.integer.tables import entries_of
+from rubicc.passes.quantize.quantiser import quantiser
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor, constant, only_use
 
@@ -174,7 +175,7 @@ class Legalise(Pass):
         value = argument.value
         if shift:
             value = self._scaled(value, -shift, like=like).outputs[0]
-            value = quantiser(edit, like, value, np.float32(1), bits, signed=index.signed)
+            value = quantiser(edit, like, value, 1, bits, signed=index.signed)
         shape = one.stage.result.shape
         if half:
             offset = edit.initializer(f"{like.name}_half", np.asarray(half, np.float32))
@@ -227,7 +228,7 @@ class Legalise(Pass):
             value = edit.node("Mul", [value, scale], like=like, shape=shape, dtype=ir.DataType.FLOAT).outputs[
                 0
             ]
-        return quantiser(edit, like, value, np.float32(1), one.form.bits, signed=one.form.signed)
+        return quantiser(edit, like, value, 1, one.form.bits, signed=one.form.signed)
 
     def _leave(self, nodes: list[ir.Node]) -> None:
         """Values on their way to the host become real numbers again; what computed them in float goes."""

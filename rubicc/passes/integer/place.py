@@ -13,6 +13,7 @@ from rubicc.passes.integer.cells import SPEC_KEY, Spec, integer_body, is_reverse
 from rubicc.passes.integer.formats import Format
 from rubicc.passes.integer.recurrence import initial_state, scan_node
 from rubicc.passes.integer.stages import Stage, bias_of, moved, origin, output_axis, stages
+from rubicc.passes.quantize.quantiser import quantiser
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor, constant
 
@@ -146,8 +147,8 @@ class Place(Pass):
         form = Format(*known)
         like = value.producer() or users[0].node
         made = quantiser(
-            edit, like, value, np.float32(2.0**form.exponent), form.bits, signed=form.signed,
-            after=value.producer() is not None, graph=graph,
+            edit, like, value, 2.0**form.exponent, form.bits, signed=form.signed,
+            after=value.producer() is not None,
         )  # fmt: skip
         for use in users:
             use.node.replace_input_with(use.idx, made)
@@ -188,32 +189,3 @@ def index_of(value: ir.Value) -> ir.Value | None:
             return node.inputs[0]
         before = moved(producer)
     return None
-
-
-def quantiser(
-    edit: Editor,
-    like: ir.Node,
-    value: ir.Value,
-    scale: np.ndarray | np.float32,
-    bits: int,
-    *,
-    signed: bool,
-    after: bool = False,
-    graph: Graph | None = None,
-) -> ir.Value:
-    """A ``Quant`` of ``value`` before (or ``after``) ``like``, rounding half to even; its result."""
-    stem = edit.fresh_node(f"{like.name or like.op_type}/Quant")
-    numbers = {"scale": np.asarray(scale, np.float32), "zero": np.float32(0), "bits": np.float32(bits)}
-    inputs = [edit.initializer(f"{stem}_{what}", np.asarray(number)) for what, number in numbers.items()]
-    attributes: dict[str, int | str] = {"signed": int(signed), "narrow": 0, "rounding_mode": "ROUND"}
-    node = ir.node("Quant", [value, *inputs], attributes, domain=QONNX_DOMAIN, num_outputs=1, name=stem)
-    out = node.outputs[0]
-    out.name = edit.fresh(f"{stem}_out")
-    out.shape = value.shape.copy() if value.shape is not None else None
-    out.type = ir.TensorType(ir.DataType.FLOAT)
-    edit.stamp(node, like)
-    owner = graph.ir if graph is not None else like.graph
-    if owner is None:
-        raise ValueError("the node is in no graph")
-    (owner.insert_after if after else owner.insert_before)(like, node)
-    return out

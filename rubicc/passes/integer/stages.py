@@ -61,13 +61,11 @@ class Stages:
     Attributes:
         found: stages in graph order.
         entries: values that come from outside (graph inputs, host work) and are read by stages.
-        exits: results (moved or not) that host work reads or the graph hands out.
         host: nodes that are in no stage and move nothing between stages.
     """
 
     found: list[Stage] = field(default_factory=list)
     entries: list[ir.Value] = field(default_factory=list)
-    exits: list[ir.Value] = field(default_factory=list)
     host: list[ir.Node] = field(default_factory=list)
 
 
@@ -128,7 +126,7 @@ class _Finder:
                 self._take(stage)
             elif _before(node) is None or not self._carries(node):
                 self._leave(node)
-        self._ends()
+        self._entries()
         return self.made
 
     def _carries(self, node: ir.Node) -> bool:
@@ -242,18 +240,12 @@ class _Finder:
             for use in node.outputs[0].uses()
         )
 
-    def _ends(self) -> None:
+    def _entries(self) -> None:
         for stage in self.made.found:
             for value in stage.inputs:
                 begin = origin(value)
                 if begin not in self.results and begin not in self.made.entries:
                     self.made.entries.append(begin)
-        outside = set(self.made.host)
-        carried = [value for node in self.graph.nodes for value in node.outputs]
-        for value in carried:
-            leaves = value.is_graph_output() or any(use.node in outside for use in value.uses())
-            if leaves and origin(value) in self.results:
-                self.made.exits.append(value)
 
 
 def _plain(node: ir.Node, weight: np.ndarray) -> bool:

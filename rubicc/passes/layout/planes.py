@@ -21,22 +21,9 @@ from rubicc.passes.layout.operands import drop_unused
 from rubicc.passes.layout.phases import Geometry
 from rubicc.passes.layout.regions import Region
 from rubicc.passes.layout.writer import Writer
-from rubicc.passes.rewrite import Editor, is_standard
+from rubicc.passes.rewrite import KEEPS_ZERO, Editor, is_standard
 
-_KEEPS_ZERO = (
-    "Relu",
-    "LeakyRelu",
-    "Tanh",
-    "Abs",
-    "Neg",
-    "Elu",
-    "Selu",
-    "Celu",
-    "Gelu",
-    "Erf",
-    "Sign",
-    "Sqrt",
-)
+_ZERO_STAYS = (*KEEPS_ZERO, "Sqrt")
 
 
 class Planes:
@@ -106,7 +93,7 @@ class Planes:
         return next(node for node in self._region.nodes if node in users)
 
     def _mark_clean(self, node: ir.Node) -> None:
-        if is_standard(node, *_KEEPS_ZERO) and node.inputs[0] in self._clean:
+        if is_standard(node, *_ZERO_STAYS) and node.inputs[0] in self._clean:
             self._clean.add(node.outputs[0])
 
     def _fold(self, node: ir.Node, shape: Geometry, exits: dict[ir.Value, ir.Value]) -> None:

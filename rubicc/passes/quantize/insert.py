@@ -10,12 +10,14 @@ import numpy as np
 import onnx_ir as ir
 
 from rubicc.ir.graph import QONNX_DOMAIN, Graph
+from rubicc.passes.quantize.quantiser import quantiser
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor, constant, is_standard
 
 PRODUCTS = ("Conv", "MatMul", "Gemm")
 RECURRENT = ("GRU", "LSTM")
 Recurrence = Literal["none", "weights", "inputs"]
+BITS = 8
 WEIGHT_LIMIT = 127  # narrow: -127 to 127, so that no product of extremes needs a special case
 BIAS_LIMIT = 2.0**30
 
@@ -87,7 +89,7 @@ class InsertQuantisers(Pass):
             return None
         scale, zero = known
         if x not in rounded:
-            rounded[x] = _quantiser(edit, node, x, np.float32(scale), zero, signed=False)
+            rounded[x] = quantiser(edit, node, x, scale, BITS, zero=zero, signed=False)
         node.replace_input_with(0, rounded[x])
         return scale
 
@@ -100,7 +102,7 @@ class InsertQuantisers(Pass):
         if producer is None or all(_is_quant(use.node) for use in value.uses()):
             return False
         users = [use for use in value.uses() if not _is_quant(use.node)]
-        made = _quantiser(edit, producer, value, scale, zero, signed=False, after=True)
+        made = quantiser(edit, producer, value, scale, BITS, zero=zero, signed=False, after=True)
         for use in users:
             use.node.replace_input_with(use.idx, made)
         return True
@@ -167,37 +169,4 @@ def _round_weight(
     if np.size(least) in (1, scale.size):
         floor = np.broadcast_to(np.reshape(least, -1), scale.size).reshape(scale.shape)
         scale = np.maximum(scale, floor.astype(np.float32))
-    node.replace_input_with(index, _quantiser(edit, node, value, scale, 0, signed=True))
-
-
-def _quantiser(
-    edit: Editor,
-    like: ir.Node,
-    value: ir.Value,
-    scale: np.ndarray | np.float32,
-    zero: int,
-    *,
-    signed: bool,
-    after: bool = False,
-) -> ir.Value:
-    stem = edit.fresh_node(f"{like.name or like.op_type}/Quant")
-    numbers = [np.asarray(scale, np.float32), np.asarray(zero, np.float32), np.asarray(8, np.float32)]
-    inputs = [
-        edit.initializer(f"{stem}_{what}", array)
-        for what, array in zip(("scale", "zero", "bits"), numbers, strict=True)
-    ]
-    attributes: dict[str, int | str] = {
-        "signed": int(signed),
-        "narrow": int(signed),
-        "rounding_mode": "ROUND",
-    }
-    node = ir.node("Quant", [value, *inputs], attributes, domain=QONNX_DOMAIN, num_outputs=1, name=stem)
-    out = node.outputs[0]
-    out.name = edit.fresh(f"{stem}_out")
-    out.shape = value.shape.copy() if value.shape is not None else None
-    out.type = ir.TensorType(ir.DataType.FLOAT)
-    edit.stamp(node, like)
-    if like.graph is None:
-        raise ValueError("the node is in no graph")
-    (like.graph.insert_after if after else like.graph.insert_before)(like, node)
-    return out
+    node.replace_input_with(index, quantiser(edit, node, value, scale, BITS, signed=True, narrow=True))

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from rubicc.ir.graph import QONNX_DOMAIN, Graph, source_of
 from rubicc.passes.quantize.products import Seen, fitted
+from rubicc.passes.quantize.quantiser import quantiser
 from rubicc.passes.quantize.sites import LEAST, SPARSE_KEY, Site, divisor, grouped, sites
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor
@@ -156,23 +157,10 @@ class QuantiseWeights(Pass):
         return best_scale(weight, axes, self.options.bits, fit=self.options.fit)
 
     def _quantiser(self, edit: Editor, site: Site, value: ir.Value, scale: np.ndarray) -> ir.Value:
-        like = site.first
-        stem = edit.fresh_node(f"{site.name}/Quant")
-        numbers = {"scale": scale, "zero": np.float32(0), "bits": np.float32(self.options.bits)}
-        inputs = [
-            edit.initializer(f"{stem}_{what}", np.asarray(n), like.graph) for what, n in numbers.items()
-        ]
-        attributes: dict[str, int | str] = {"signed": 1, "narrow": 1, "rounding_mode": "ROUND"}
-        node = ir.node("Quant", [value, *inputs], attributes, domain=QONNX_DOMAIN, num_outputs=1, name=stem)
-        out = node.outputs[0]
-        out.name = edit.fresh(f"{stem}_out")
-        out.shape = value.shape.copy() if value.shape is not None else None
-        out.type = ir.TensorType(ir.DataType.FLOAT)
-        edit.stamp(node, site.node)
-        if like.graph is None:
-            raise ValueError(f"{source_of(like)} is in no graph")
-        like.graph.insert_before(like, node)
-        return out
+        return quantiser(
+            edit, site.first, value, scale, self.options.bits, signed=True, narrow=True, name=site.name,
+            source=site.node,
+        )  # fmt: skip
 
 
 def best_scale(weight: np.ndarray, axes: tuple[int, ...], bits: int, *, fit: str = "mse") -> np.ndarray:

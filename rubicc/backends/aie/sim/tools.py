@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import shutil
@@ -10,7 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from rubicc.backends.cpu_gpu.tune_cache import folder as tune_folder
+from rubicc.backends.compiled import code_folder, compiler_identity, framed
 from rubicc.errors import ToolMissing, VerificationFailed
 
 HOME = Path(__file__).parent
@@ -59,39 +58,6 @@ def call(command: list[str], cwd: Path, what: str) -> None:
         )
 
 
-def _folder() -> Path:
-    """Where compiled parts are kept; only this user may write there, because they are run."""
-    home = tune_folder().parent / "aie-emulation"
-    try:
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        stat = home.stat()
-        if stat.st_uid == os.getuid() and not stat.st_mode & 0o022 and os.access(home, os.W_OK):
-            return home
-    except OSError:
-        pass
-    return _private()
-
-
-@functools.cache
-def _private() -> Path:
-    import atexit
-
-    folder = Path(tempfile.mkdtemp(prefix="rubicc-aie-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-@functools.cache
-def _machine(path: str) -> bytes:
-    """What the compiler and -march=native are here: a cache may be shared by machines with other CPUs."""
-    out = b""
-    for arguments in (("--version",), ("-march=native", "-E", "-v", "-x", "c++", os.devnull)):
-        answer = subprocess.run([path, *arguments], capture_output=True, timeout=SECONDS, check=False)
-        lines = (answer.stdout + answer.stderr).splitlines()
-        out += b"\n".join(line for line in lines if b"-march" in line or b"version" in line)
-    return out
-
-
 def sources() -> dict[str, bytes]:
     """Every header and runtime file of the emulation by path below ``sim/``."""
     found = [p for p in sorted(HOME.rglob("*")) if p.suffix in (".h", ".hpp", ".cpp")]
@@ -101,10 +67,8 @@ def sources() -> dict[str, bytes]:
 def prepared(arch: int) -> Path:
     """Folder with ``runtime.o`` and the precompiled ``all.h`` for this compiler, CPU and architecture."""
     path = compiler()
-    digest = hashlib.sha256(_machine(path) + " ".join(flags(arch)).encode())
-    for name, body in sources().items():
-        digest.update(f"{name} {len(body)}\n".encode() + body)
-    target = _folder() / digest.hexdigest()[:32]
+    digest = hashlib.sha256(compiler_identity(path) + " ".join(flags(arch)).encode() + framed(sources()))
+    target = code_folder("aie-emulation") / digest.hexdigest()[:32]
     if not target.is_dir():
         with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as text:
             home = Path(text) / "made"

@@ -16,7 +16,7 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-from rubicc.backends.cpu_gpu.tune_cache import folder as tune_folder
+from rubicc.backends.compiled import code_folder, compiler_identity, framed
 from rubicc.errors import ToolMissing
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC", "-pthread", "-w")
@@ -45,32 +45,10 @@ def library() -> ctypes.CDLL:
             "RUB-CPU-060", "the native runtime needs a C++ compiler, and none was found", hint=hint
         )
     sources = _sources()
-    target = _folder() / f"kernels-{_key(path, sources)}.so"
+    target = code_folder("native") / f"kernels-{_key(path, sources)}.so"
     if not target.is_file():
         _compile(path, sources, target)
     return ctypes.CDLL(str(target))
-
-
-def _folder() -> Path:
-    """A folder that only this user can write: what lies in it is loaded as code."""
-    home = tune_folder().parent / "native"
-    try:
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        stat = home.stat()
-        if stat.st_uid == os.getuid() and not stat.st_mode & 0o022 and os.access(home, os.W_OK):
-            return home
-    except OSError:
-        pass
-    return _private()
-
-
-@functools.cache
-def _private() -> Path:
-    import atexit
-
-    folder = Path(tempfile.mkdtemp(prefix="rubicc-native-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 @functools.cache
@@ -81,15 +59,7 @@ def _sources() -> dict[str, bytes]:
 
 
 def _key(path: str, sources: dict[str, bytes]) -> str:
-    digest = hashlib.sha256()
-    for name, body in sources.items():
-        digest.update(f"{name} {len(body)}\n".encode() + body)
-    # What -march=native means here: a cache may be shared by machines with other CPUs.
-    for arguments in (("--version",), ("-march=native", "-E", "-v", "-x", "c++", os.devnull)):
-        answer = subprocess.run([path, *arguments], capture_output=True, timeout=SECONDS, check=False)
-        lines = (answer.stdout + answer.stderr).splitlines()
-        digest.update(b"\n".join(line for line in lines if b"-march" in line or b"version" in line))
-    digest.update(" ".join(FLAGS).encode())
+    digest = hashlib.sha256(framed(sources) + compiler_identity(path) + " ".join(FLAGS).encode())
     return digest.hexdigest()[:32]
 
 
