@@ -12,7 +12,7 @@ from rubicc.driver.proof import NOISE_MARGIN_DB
 
 FP32_GOAL = 90.0
 HEAD = (
-    "network", "target", "package MiB", "compile s", "peak MiB", "fp32: max abs", "fp32: SNR dB",
+    "network", "target", "package MiB", "compile s", "CPU s", "peak MiB", "fp32: max abs", "fp32: SNR dB",
     "fp16: max abs", "fp16: SNR dB", "operations", "on ANE, not, unknown", "goal",
 )  # fmt: skip
 
@@ -32,9 +32,9 @@ def _row(network: Network, target: str, pair: Mapping[str, Compilation]) -> tupl
     half, full = pair.get("fp16"), pair.get("fp32")
     cells = [network.name, target.partition(":")[2]]
     if half is None or half.error:
-        cells += [half.error if half is not None else "not measured", "", ""]
+        cells += [half.error if half is not None else "not measured", "", "", ""]
     else:
-        cells += [f"{half.package / MIB:.1f}", f"{half.seconds:.1f}", f"{half.peak:.0f}"]
+        cells += [f"{half.package / MIB:.1f}", f"{half.seconds:.1f}", f"{half.busy:.0f}", f"{half.peak:.0f}"]
     cells += [*_accuracy(full), *_accuracy(half)]
     counts = half.counts if half is not None else {}
     cells += [

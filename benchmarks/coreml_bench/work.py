@@ -24,7 +24,8 @@ class Compilation:
 
     Attributes:
         error: rubicc's refusal; empty when it compiled.
-        seconds: from the call to the proven artefact; ``stages`` are its parts.
+        seconds: from the call to the proven artefact; ``stages`` are its parts, ``busy`` the processor's
+            time (user and system, all threads), which other work on the machine changes less.
         peak: resident memory of the process at its highest, MiB, proof and report included.
         package: bytes of the ``.mlpackage``.
         snr, max_abs: runtime -> worst over all inputs, against torch.
@@ -37,6 +38,7 @@ class Compilation:
     precision: str
     error: str = ""
     seconds: float = 0.0
+    busy: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     peak: float = 0.0
     package: int = 0
@@ -88,7 +90,7 @@ def _compiled(asked: dict[str, Any]) -> Compilation:
     except RubiccError as err:
         return Compilation(**keys, error=str(err).splitlines()[0][:300])
     took = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    used = resource.getrusage(resource.RUSAGE_SELF)
     snr, largest, noise = _gaps(made.report.gaps)
     home = Path(asked["out"])
     (package,) = (home / "coreml").glob("*.mlpackage")
@@ -96,7 +98,8 @@ def _compiled(asked: dict[str, Any]) -> Compilation:
         **keys,
         seconds=took,
         stages=json.loads((home / "measured.json").read_text("utf-8"))["measured"]["seconds"],
-        peak=peak,
+        busy=used.ru_utime + used.ru_stime,
+        peak=used.ru_maxrss / 1024,
         package=sum(path.stat().st_size for path in package.rglob("*") if path.is_file()),
         snr=snr,
         max_abs=largest,
