@@ -12,6 +12,7 @@ from rubicc import plugins
 from rubicc.driver.inputs import one_item
 from rubicc.driver.planning import pipeline_of
 from rubicc.evidence.environment import cpu, library_versions, machine
+from rubicc.evidence.floor import decode_floor
 from rubicc.evidence.manifest import Manifest, PassEntry
 from rubicc.evidence.report import (
     LayerRow,
@@ -60,6 +61,7 @@ def make_report(build: Build, folder: Path) -> Report:
         not_measured=tuple(missing),
         signal=_picture(build),
         placements=_placements(build),
+        floors=tuple(map(decode_floor, build.evidence.get("emit", {}).get("floors", ()))),
         machine=machine(),
     )
 

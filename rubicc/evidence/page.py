@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 
-from rubicc.evidence import pictures
+from rubicc.evidence import floor, pictures
 from rubicc.evidence.gaps import Gap
 from rubicc.evidence.report import LayerRow, Placement, Report
 from rubicc.text import clean, si
@@ -26,6 +26,7 @@ def render(report: Report) -> str:
         _measurements(report),
         _layers_pictures(report),
         *map(_placement, report.placements),
+        *map(_floor, report.floors),
         _signal(report),
         _decisions(report),
         _layers_table(report.layers),
@@ -127,6 +128,16 @@ def _placement(placed: Placement) -> str:
     return _section(
         _t(placed.title), figure + _table(("verdict", "operations", "why, and what helps", "rule"), rows)
     )
+
+
+def _floor(shown: floor.Floor) -> str:
+    """The array to scale, and its layers as a table in their colours."""
+    figure = f"<figure><figcaption>{_t(shown.caption)}</figcaption>{floor.inline(shown)}</figure>"
+    rows = [
+        (f'<i style="background:{floor.colour(i, 66)}">{i}</i>', *map(_t, row))
+        for i, row in enumerate(shown.groups)
+    ]
+    return _section(_t(shown.title), figure + _table(("#", *map(_t, shown.header)), rows))
 
 
 def _signal(report: Report) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from rubicc.errors import ModelRefused, UsageError
 from rubicc.evidence import manifest as manifests
 from rubicc.evidence.decision import Decision
+from rubicc.evidence.floor import Floor, decode_floor
 from rubicc.evidence.gaps import Gap
 from rubicc.spec import strict_fields
 
@@ -147,6 +148,7 @@ class Report:
         gaps: comparison name -> gap, e.g. ``"y: ONNX Runtime against PyTorch"``.
         shapes: input name -> shape at which layers and gaps were taken.
         placements: where the operations would run; none where the target has one place only.
+        floors: arrays of cores with the layers on them; none for targets without.
         machine: facts of the machine that compiled.
     """
 
@@ -167,6 +169,7 @@ class Report:
     not_measured: tuple[NotMeasured, ...] = ()
     signal: SignalPicture | None = None
     placements: tuple[Placement, ...] = ()
+    floors: tuple[Floor, ...] = ()
     machine: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -239,6 +242,7 @@ def _decode(data: Mapping[str, Any]) -> Report:
         picture["bases"] = tuple((int(at), str(base)) for at, base in picture["bases"])
         values["signal"] = SignalPicture(**picture)
     values["placements"] = tuple(decode_placement(row) for row in values.get("placements", ()))
+    values["floors"] = tuple(decode_floor(row) for row in values.get("floors", ()))
     return Report(**values)
 
 

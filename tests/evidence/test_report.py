@@ -15,6 +15,7 @@ import pytest
 from rubicc.errors import ModelRefused
 from rubicc.evidence import report as reports
 from rubicc.evidence.decision import Decision
+from rubicc.evidence.floor import Cell, Floor, standalone
 from rubicc.evidence.gaps import Gap, failed
 from rubicc.evidence.page import render
 from rubicc.evidence.pictures import _apart, squares
@@ -32,6 +33,16 @@ from rubicc.evidence.report import (
 EXACT = Gap(0.0, 0.0, 0.0, math.inf, 1.0, 10)
 CLOSE = Gap(1e-6, 1e-6, 1e-7, 120.0, None, 10)
 EVIL = "</style></svg><script>alert(1)</script><img src=http://x.y/z onerror=alert(2)>\"'\x1b[31m\u202e"
+
+
+def floor(name: str = "array") -> Floor:
+    cells = (
+        Cell(0, 0, "core", 0, 0.75, name[:4], name),
+        Cell(1, 0, "core", title="free"),
+        Cell(0, 1, "memory", fill=1.0, title=name),
+        Cell(1, 1, "port", label="2", title=name),
+    )
+    return Floor(name, name, 2, (name, "mem"), cells, ((0, 0, 1, 0),), ("layer", name), ((name, "50%"),))
 
 
 def sample(name: str = "demo") -> Report:
@@ -65,6 +76,7 @@ def sample(name: str = "demo") -> Report:
                 (Outside(name, 1, name, name, name, name, name),),
             ),
         ),
+        floors=(floor(name),),
         machine={name: name, "cores": 2},
     )
 
@@ -110,13 +122,15 @@ def test_page_loads_nothing_from_outside() -> None:
 
 def test_pictures_are_well_formed_and_show_every_value() -> None:
     svgs = re.findall(r"<svg.*?</svg>", render(sample(EVIL)), re.S)
-    assert len(svgs) == 5
+    assert len(svgs) == 6
     for svg in svgs:
         ET.fromstring(svg)
-    macs, times, errors, placed, signal = svgs
+    macs, times, errors, placed, array, signal = svgs
     assert macs.count("<rect") == 2 and times.count("<rect") == 2 and errors.count("<rect") == 3
     assert "FAILED" in errors and "exact" in errors and "120.0 dB" in errors
     assert signal.count('class="move"') == 2
+    assert array.count('<rect class="cell"') == 4 and array.count("<title>") == 4
+    assert array.count("<rect") == 6 and array.count('class="join"') == 1
     assert placed.count("<rect") == 3 and placed.count('<rect class="bad"') == 1
 
 
@@ -139,6 +153,50 @@ def test_a_broken_placement_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ModelRefused) as err:
             Report.from_dict(data | {"placements": [broken]})
         assert err.value.code == "RUB-ART-013"
+
+
+def test_an_array_is_filled_to_scale_and_its_layers_are_named() -> None:
+    page = render(replace(sample(), floors=(floor("conv"),)))
+    body = page[page.index("<h2>conv</h2>") :]
+    side = re.findall(r'width="([\d.]+)" height="([\d.]+)"', body)[:2]
+    assert float(side[1][1]) == pytest.approx(0.75 * float(side[0][1]), abs=0.1)
+    assert "<td>conv</td><td>50%</td>" in body
+    alone = ET.fromstring(standalone(floor(EVIL)))
+    assert {node.tag.rpartition("}")[2] for node in alone.iter()} == {
+        "svg",
+        "style",
+        "text",
+        "g",
+        "title",
+        "rect",
+        "line",
+    }
+    assert not re.search(r"url\(|@import|href", standalone(floor()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"columns": 0},
+        {"columns": 1},
+        {"rows": ["one"]},
+        {"joins": [[0, 0, 2, 0]]},
+        {"groups": [["short"]]},
+        {"more": 1},
+        {"cells": [{"column": 0, "row": 0, "kind": "core", "fill": 1.5}]},
+        {"cells": [{"column": 0, "row": 0, "kind": "core", "fill": float("nan")}]},
+        {"cells": [{"column": 0, "row": 0, "kind": "tower"}]},
+        {"cells": [{"column": "0", "row": 0, "kind": "core"}]},
+        {"cells": [{"column": 0, "row": -1, "kind": "core"}]},
+        {"cells": [{"column": 0, "row": 0, "kind": "core", "onclick": "x"}]},
+    ],
+    ids=str,
+)
+def test_a_broken_array_is_refused(change: dict[str, object]) -> None:
+    data = sample().to_dict()
+    with pytest.raises(ModelRefused) as err:
+        Report.from_dict(data | {"floors": [{**data["floors"][0], **change}]})
+    assert err.value.code == "RUB-ART-013"
 
 
 def test_failure_and_missing_measurements_are_said() -> None:

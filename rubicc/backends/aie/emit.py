@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from rubicc.backends.aie import artefact
 from rubicc.backends.aie.host import Host
+from rubicc.backends.aie.plan import picture
 from rubicc.backends.aie.plan.model import AiePlan
-from rubicc.backends.aie.plan.picture import svg
 from rubicc.backends.aie.project import write
 from rubicc.backends.aie.project.write import throughput
 from rubicc.backends.aie.target_plan import AieTargetPlan
@@ -27,8 +28,7 @@ def emit(graph: Graph, plan: AieTargetPlan, folder: Path) -> EmitResult:
     folder.mkdir(parents=True, exist_ok=True)
     save_graph(graph, folder / artefact.GRAPH)
     artefact.write_json(folder / artefact.PLAN, plan.array.to_dict())
-    picture = svg(plan.array)
-    (folder / artefact.PICTURE).write_text(picture, encoding="utf-8")
+    (folder / artefact.PICTURE).write_text(picture.svg(plan.array), encoding="utf-8")
     host = Host(graph, plan.net)
     written = write(
         plan.array, plan.net, folder / artefact.PROJECT, name=plan.name, example=_example(host, plan)
@@ -38,9 +38,7 @@ def emit(graph: Graph, plan: AieTargetPlan, folder: Path) -> EmitResult:
     evidence = {
         "totals": totals(plan.array),
         "kernels": {source: list(classes) for source, classes in sorted(written.kernels.items())},
-        "drawings": [
-            {"title": f"The array of {plan.array.device}", "caption": throughput(plan.array), "svg": picture}
-        ],
+        "floors": [asdict(picture.floor(plan.array))],
     }
     return EmitResult(folder, tuple(names), evidence)
 
