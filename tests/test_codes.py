@@ -31,7 +31,9 @@ ROOMS = {
     "MODEL": "models",
     "PASS": "passes",
     "READ": "frontend",
+    "SHRINK": "shrink",
     "TGT": "backends",
+    "TRAIN": "training",
 }
 # Rooms inside a room, by the first digit of the number: RUB-COREML-1xx and -D1x belong to lowering.
 INSIDE = {

@@ -13,20 +13,23 @@ HEAVY = (
     *("torch", "onnx", "onnx_ir", "onnxruntime", "openvino", "transformers", "brevitas", "qonnx"),
     *("numba", "pod5", "h5py", "pysam", "mappy", "numpy", "yaml"),
 )
+
+
+def rooms(names: str) -> tuple[str, ...]:
+    return tuple(f"rubicc.{name}" for name in names.split())
+
+
 FORBIDDEN: dict[str, tuple[str, ...]] = {
-    "ir": (
-        "torch",
-        *(f"rubicc.{r}" for r in ("frontend", "passes", "backends", "models", "genomics", "driver")),
-    ),
-    "frontend": tuple(f"rubicc.{r}" for r in ("passes", "backends", "driver", "cli")),
-    "passes": tuple(f"rubicc.{r}" for r in ("frontend", "backends", "models", "genomics", "driver", "cli")),
-    "backends": tuple(f"rubicc.{r}" for r in ("frontend", "models", "genomics", "driver", "cli")),
-    "models": tuple(
-        f"rubicc.{r}" for r in ("ir", "frontend", "passes", "backends", "genomics", "driver", "cli")
-    ),
-    "genomics": tuple(f"rubicc.{r}" for r in ("ir", "passes", "backends", "driver", "cli")),
-    "evidence": tuple(f"rubicc.{r}" for r in ("ir", "frontend", "passes", "backends", "driver", "cli")),
-    "driver": ("rubicc.cli",),
+    "ir": ("torch", *rooms("frontend passes backends models genomics training driver shrink cli")),
+    "frontend": rooms("passes backends training driver shrink cli"),
+    "passes": ("torch", *rooms("frontend backends models genomics training driver shrink cli")),
+    "backends": rooms("frontend models genomics training driver shrink cli"),
+    "models": rooms("ir frontend passes backends genomics training driver shrink cli"),
+    "genomics": rooms("ir passes backends training driver shrink cli"),
+    "evidence": rooms("ir frontend passes backends training driver shrink cli"),
+    "training": rooms("frontend backends models driver shrink cli"),
+    "driver": rooms("training shrink cli"),
+    "shrink": rooms("cli"),
 }
 # One door each, with its reason.
 DOORS = {
