@@ -289,6 +289,7 @@ class Backend(Protocol):
             with emitted files needs the weights of the graph it emitted.
         preparing: ids of passes that ``prepare`` runs and takes options for.
         requantises: quantisers of the model are replaced, so data is needed for quantised models as well.
+        proof_items: items of real signal in the proof of a target with bounded inputs; absent = 2.
         twins(graph, plan, folder): a context manager with :class:`Twin` comparisons for the proof.
         judge(folder): name and :data:`Run` of a second opinion on new data, where ``readback`` is ``None``.
         facts(folder): :class:`Facts` for ``inspect``, where ``readback`` is ``None``.

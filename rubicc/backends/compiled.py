@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import shutil
@@ -43,6 +44,25 @@ def _private(name: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix=f"rubicc-{name}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+def keep_newest(home: Path, entries: int, size: int) -> None:
+    """Drop what was not used longest in ``home`` until the bounds hold; users touch what they use.
+
+    Args:
+        entries: files or folders that may stay.
+        size: bytes they may have together.
+    """
+    found = []
+    for path in home.iterdir():
+        with contextlib.suppress(OSError):  # another process drops entries as well
+            files = [path, *path.rglob("*")] if path.is_dir() else [path]
+            found.append((path.stat().st_mtime, sum(p.stat().st_size for p in files), path))
+    total = 0
+    for number, (_, own, path) in enumerate(sorted(found, reverse=True)):
+        total += own
+        if number >= entries or total > size:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @functools.cache

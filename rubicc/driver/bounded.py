@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Share of the positions that a mask leaves, case by case: a network that attends to its padding is right for
 # full sequences only.
 FILLED = (1.0, 0.5, 0.1)
-MAX_ITEMS = 2  # of real signal: every one is run four times, at full length
+MAX_ITEMS = 2  # of real signal, where a target says nothing else: every one is run four times, at full length
 
 
 def bound(graph: Graph, backend: Any, settings: Settings) -> tuple[Graph, Shapes | None]:
@@ -50,6 +50,7 @@ def bounded_inputs(
     seed: int,
     *,
     ranges: bool = False,
+    items: int = MAX_ITEMS,
 ) -> ProofInputs:
     """Inputs of every shape that may be asked for (both ends of a range), real or simulated where possible.
 
@@ -59,7 +60,8 @@ def bounded_inputs(
     Args:
         small: feeds of the two-shape check: they show how large token ids may be.
         ranges: the artefact's accuracy holds for values of the kind it was calibrated on: simulated signal
-            stands in every shape then, in place of white noise.
+            stands in every shape then, in place of white noise, and no signal twice.
+        items: of real signal.
 
     Raises:
         UsageError: ``RUB-DRV-006``.
@@ -68,7 +70,7 @@ def bounded_inputs(
     cases: dict[str, Feeds] = {}
     sha256 = ""
     if reference is not None:
-        found = from_files(reference, meta, any_batch(shapes), MAX_ITEMS)
+        found = from_files(reference, meta, any_batch(shapes), items * shapes.inputs[0].default[0])
         sha256 = digest(found)
         cases |= _items(f"reference data ({reference.name})", found, shapes)
     elif meta is not None and meta.task == "basecalling" and meta.signal is not None:
@@ -84,6 +86,8 @@ def bounded_inputs(
         kind = "drawn values"
         if ranges and meta is not None and meta.signal is not None and len(specs) == 1:
             kind, feeds = "simulated signal", _signal_like(feeds, meta, seed + index)
+            if digest(feeds) in map(digest, cases.values()):
+                continue
         sizes = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in feeds.items())
         cases[f"{kind} {index + 1}, {sizes}"] = feeds
     return ProofInputs(cases, sha256)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rubicc.driver import stages
 from rubicc.driver.artefact import Artefact
-from rubicc.driver.bounded import bound, bounded_inputs
+from rubicc.driver.bounded import MAX_ITEMS, bound, bounded_inputs
 from rubicc.driver.calibration import looks_at_data, quantising
 from rubicc.driver.inputs import ProofInputs, one_item, proof_inputs
 from rubicc.driver.letting_go import can_go, let_go
@@ -277,9 +277,12 @@ def _emit(build: Build, folder: Path) -> None:
 
 def _proof_inputs(build: Build) -> ProofInputs:
     settings, meta, small = build.settings, build.graph.meta, build.lowered.feeds
-    ranges = settings.precision in quantising(build.backend) and not build.quantised
+    own = build.quantised and not getattr(build.backend, "requantises", False)
+    ranges = settings.precision in quantising(build.backend) and not own
     if build.shapes is not None:
-        return bounded_inputs(build.shapes, meta, small, settings.reference, settings.seed, ranges=ranges)
+        items = getattr(build.backend, "proof_items", MAX_ITEMS)
+        given = (settings.reference, settings.seed)
+        return bounded_inputs(build.shapes, meta, small, *given, ranges=ranges, items=items)
     specs = [spec_of(value) for value in build.graph.inputs]
     return proof_inputs(meta, specs, small, settings.reference, settings.seed, ranges=ranges)
 

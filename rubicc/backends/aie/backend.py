@@ -23,6 +23,7 @@ class AieBackend:
     device_runtime = "device"  # no latency is measured here: the emulation knows no time
     bounded = True
     requantises = True  # the model's own quantisers are replaced, so data is needed for those as well
+    proof_items = 3
     calibrated: ClassVar[tuple[str, ...]] = ("int8", "w8a16", "int16", "mixed")
     exact_precisions: ClassVar[tuple[str, ...]] = ()
     wants: ClassVar[tuple[str, ...]] = ("shapes", "name", "example")

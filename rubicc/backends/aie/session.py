@@ -32,7 +32,7 @@ class Emulated:
 
     Args:
         project: its folder, which is only read.
-        keep: folder for what is compiled; a temporary one when ``None``.
+        keep: folder for the programs; a temporary one when ``None``.
     """
 
     def __init__(self, project: Path, plan: AiePlan, net: Net, keep: Path | None = None) -> None:
@@ -41,7 +41,7 @@ class Emulated:
         root = keep if self._home is None else Path(self._home.name)
         assert root is not None
         self.built = [
-            sim.build(
+            sim.built_once(
                 project,
                 root / f"segment{segment.index}",
                 arch=architecture(plan),

@@ -6,7 +6,8 @@ cycles, no timing and no contention (``docs/targets/aie-emulation.md``).
 """
 
 from rubicc.backends.aie.sim.build import Built, build
+from rubicc.backends.aie.sim.kept import built_once
 from rubicc.backends.aie.sim.run import Outcome, run
 from rubicc.backends.aie.sim.standalone import write_standalone
 
-__all__ = ["Built", "Outcome", "build", "run", "write_standalone"]
+__all__ = ["Built", "Outcome", "build", "built_once", "run", "write_standalone"]

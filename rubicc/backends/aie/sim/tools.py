@@ -9,13 +9,14 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from rubicc.backends.compiled import code_folder, compiler_identity, framed
+from rubicc.backends.compiled import code_folder, compiler_identity, framed, keep_newest
 from rubicc.errors import ToolMissing, VerificationFailed
 
 HOME = Path(__file__).parent
 INCLUDE = HOME / "include"
 ARCHITECTURES = {"aie": 10, "aie-ml": 20, "aie-mlv2": 22}
 SECONDS = 600
+MAX_PREPARED, MAX_PREPARED_BYTES = 6, 512 * 2**20  # two versions of all architectures, 60 MB each
 # Sums wrap and memory is read as several types, as on the device; floats are IEEE's, never fused.
 FLAGS = ("-std=c++20", "-O2", "-march=native", "-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off", "-w")
 
@@ -69,7 +70,9 @@ def prepared(arch: int) -> Path:
     path = compiler()
     digest = hashlib.sha256(compiler_identity(path) + " ".join(flags(arch)).encode() + framed(sources()))
     target = code_folder("aie-emulation") / digest.hexdigest()[:32]
-    if not target.is_dir():
+    if target.is_dir():
+        os.utime(target)
+    else:
         with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as text:
             home = Path(text) / "made"
             home.mkdir()
@@ -83,4 +86,5 @@ def prepared(arch: int) -> Path:
             except OSError:
                 if not target.is_dir():  # else another process was first
                     raise
+        keep_newest(target.parent, MAX_PREPARED, MAX_PREPARED_BYTES)
     return target
