@@ -11,7 +11,7 @@ from rubicc.backends.aie.plan.devices import device
 from rubicc.backends.aie.plan.variant import Loop, Schedule, Work
 
 GROUPED = Work("conv", 64, out_blocks=4, in_blocks=4, taps=115, reach=114, channels=32)
-POINTWISE = Work("conv", 64, out_blocks=8, in_blocks=28, depth=28, channels=64, shared=True)
+POINTWISE = Work("conv", 64, out_blocks=8, in_blocks=28, depth=28, channels=64, together=64)
 
 
 @pytest.mark.parametrize("figure", cycles.figures(), ids=lambda f: f"{f.name} {f.generation}")

@@ -144,7 +144,8 @@ def work_of(
         output=stage.out_bits, stored=stage.stored, unaligned=stage.dilation % 4 != 0,
         lead=0 if taps.first else lead(stage), dilation=stage.dilation, cascade_in=place > 0,
         cascade_out=place < chain - 1, ports=len(stage.layer.inputs), table_entries=stage.tables,
-        hidden=stage.hidden, channels=units.count * stage.channels, shared=stage.shared,
+        hidden=stage.hidden, channels=units.count * stage.channels,
+        together=stage.channels * (units.count if whole(stage) else 1),
     )  # fmt: skip
 
 

@@ -44,7 +44,6 @@ class Draft:
         units: parts the output can be cut into (groups, or blocks of 8 channels).
         unit_in, unit_out: channel blocks of input and output of one unit; ``unit_in`` is all of them where
             output units share the input.
-        shared: output units read the same input.
         depth: input channel blocks an output channel depends on.
         taps, dilation, left: of the convolution, ``left`` zero frames before.
         lag, delays, reach: see :class:`~rubicc.backends.aie.plan.model.Stage`.
@@ -65,7 +64,6 @@ class Draft:
     units: int
     unit_in: int
     unit_out: int
-    shared: bool = False
     depth: int = 1
     taps: int = 1
     dilation: int = 1
@@ -163,6 +161,11 @@ def _stage(net: Net, layer: Layer, device: Device, lanes: int, notes: list[Note]
     if into.type.bits not in (8, 16) or out.type.bits not in (8, 16):
         return f"it turns {into.type.bits} bits into {out.type.bits}; kernels have 8 and 16"
     ratio = _units(into.blocks, out.blocks)
+    if isinstance(layer, Add):  # its kernel takes 8 channels at a time
+        whole = math.ceil(out.channels / 8)
+        ratio = whole, 8 // into.type.block, 8 // out.type.block
+        if into.blocks != whole * ratio[1] or out.blocks != whole * ratio[2]:
+            return f"{out.channels} channels of 16 bits are no whole blocks of 8 channels"
     plain = replace(plain, units=ratio[0], unit_in=ratio[1], unit_out=ratio[2])
     if isinstance(layer, Add):
         return plain
@@ -260,7 +263,7 @@ def _conv(net: Net, layer: Conv, device: Device, lanes: int, notes: list[Note]) 
         return widths
     return Draft(
         layer, "conv", widths, into.type.bits, out.type.bits, in_slots, out.blocks, units, unit_in, unit_out,
-        shared=not grouped or channels > 8, depth=unit_in * widths[0] // into.type.bits, taps=taps,
+        depth=unit_in * widths[0] // into.type.bits, taps=taps,
         dilation=layer.dilation * lanes, left=left * lanes, reach=(taps - 1) * layer.dilation * lanes,
         packing=packing, channels=channels,
     )  # fmt: skip

@@ -36,7 +36,7 @@ class Work:
         table_entries: entries of all tables together, 2 bytes each.
         hidden: units of a recurrent layer; 0 otherwise.
         channels: output channels of a convolution on this tile, padded to blocks of 8.
-        shared: output channels of different blocks read the same input (no groups, or wide ones).
+        together: those of them that read the same input channels (a group's; all of them without groups).
     """
 
     kind: str
@@ -59,7 +59,7 @@ class Work:
     table_entries: int = 0
     hidden: int = 0
     channels: int = 8
-    shared: bool = False
+    together: int = 8
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,36 @@
-"""The first table of kernel variants: bytes and slots of each, as our kernels are built.
+"""The kernels' variants: bytes and slots of each, loop by loop as ``kernels/include`` has them.
 
-Register blocks are 16 frames (as many rows of the native multiplication as that takes) by one or two blocks
-of 8 output channels. Weights of a tile lie in one array in the order they are used.
+=========================  ==================================================================================
+entry                      loops of the templates
+=========================  ==================================================================================
+``conv_sliding[_wide]``    ``convolve.h``, ``walk`` over ``slide<4>``, then over ``slide<taps % 4>``
+``conv_windows[_wide]``    ``convolve.h``, ``walk`` over ``step`` with ``load_unaligned_v``
+``conv[_wide]``            ``convolve.h``, ``walk`` over ``step`` with ``load_v``
+``add``                    ``elementwise.h``, ``add::whole``
+``table``                  ``elementwise.h``, ``table::whole``: indices by vectors, entries by the scalar unit
+``gru``, ``lstm``          ``cells.h``, ``operand``, ``multiply``, ``whole`` with ``lookup::of`` inside
+=========================  ==================================================================================
+
+``blocks.h``, ``move`` is the loop of everything that is copied. A register block of a convolution is 16
+frames by one or (``wide``) two blocks of 8 output channels; sixteen-bit products have 64-bit accumulators, of
+which the registers hold no second block. Weights of a tile lie in one array in the order they are used.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rubicc.backends.aie.plan.devices import Shape
 from rubicc.backends.aie.plan.variant import Footprint, Loop, Schedule, Variant, Work
 
 FRAMES = 16  # of a register block
+ROWS = 4  # frames of one product
 STACK = 1024
 PROGRAM = 6 * 1024
 LOOKUPS = 0.5  # table entries per cycle: the scalar unit loads the index, then the entry, and stores
+_VECTOR = 32  # bytes of a load and of a store
 
 
 def _align(value: int, to: int = 32) -> int:
@@ -29,12 +43,19 @@ def _gathers(work: Work) -> bool:
 
 
 def _copy(work: Work) -> tuple[Loop, ...]:
-    """History: the last ``reach`` frames move to the front, the work unit behind them; widened if need be."""
+    """The work unit goes behind the frames kept, widened if need be; its last frames move to the front."""
     if not _gathers(work):
         return ()
-    wider = work.activation // work.stored
-    trips = math.ceil((work.frames + work.reach) / 4)
-    return (Loop("history", work.in_blocks, trips, data=32, store=32 * wider, vector=wider - 1),)
+    wider, pieces = work.activation // work.stored, math.ceil(work.frames / ROWS)
+    if wider > 1:
+        take = Loop("widen", work.in_blocks, pieces, data=_VECTOR, store=_VECTOR * wider, vector=4)
+    else:
+        ports = work.ports if work.kind == "conv" else 1
+        take = Loop("take", ports, math.ceil(work.in_blocks * pieces / ports), data=_VECTOR, store=_VECTOR)
+    forget = Loop(
+        "forget", 1, work.in_blocks * wider * math.ceil(work.reach / ROWS), data=_VECTOR, store=_VECTOR
+    )
+    return take, forget
 
 
 @dataclass(frozen=True)
@@ -64,7 +85,7 @@ class ConvVariant:
         if (self.sliding, self.windows) != kind:
             return False
         # Two blocks need eight accumulators, which the registers hold in 32 bits only.
-        return self.wide == 1 or (work.shared and work.channels >= 16 and work.activation + work.weight <= 24)
+        return self.wide == 1 or (work.together >= 16 and work.activation + work.weight <= 24)
 
     def taps(self, work: Work) -> int:
         """Taps that are multiplied, zeros included."""
@@ -84,25 +105,37 @@ class ConvVariant:
         return Footprint(tuple(items), PROGRAM)
 
     def schedule(self, work: Work, shape: Shape) -> Schedule:
-        """One loop over taps (four at a time when sliding) and input blocks per register block."""
-        rows = FRAMES // shape.m
-        wide = min(self.wide, work.channels // 8)
-        slot = 64 // work.activation  # channels of one block as multiplied
+        """``walk`` over input blocks and taps, four at a time when sliding, per register block."""
+        rows = FRAMES // ROWS
+        wide = min(self.wide, work.together // 8)
+        groups = work.channels // work.together
+        entries = math.ceil(work.frames / FRAMES) * groups * math.ceil(work.together / (8 * wide))
+        cascades = rows * wide * math.ceil(ROWS * 8 * 32 / 512) * (work.cascade_in + work.cascade_out)
+        taps = self.taps(work)
+        if self.sliding:
+            fours = self._walk(work, shape, wide, entries, taps // 4, 4)
+            rest = self._walk(work, shape, wide, entries, 1, taps % 4)
+        else:
+            fours, rest = self._walk(work, shape, wide, entries, taps, 1), None
+        loops = [loop for loop in (fours, rest) if loop is not None and loop.trips]
+        if len(loops) == 2 and loops[1].trips == 1:  # no loop: it follows the first one as it is
+            loops = [replace(loops[0], outer=loops[1].mac)]
+        loops[0] = replace(loops[0], outer=loops[0].outer + cascades)
+        macs = work.frames * work.channels * work.taps * work.depth * (64 // work.activation)
+        return Schedule((*_copy(work), *loops), work.ports + (not work.cascade_out), macs)
+
+    def _walk(self, work: Work, shape: Shape, wide: int, entries: int, steps: int, taps: int) -> Loop | None:
+        """``steps`` steps of ``taps`` taps in each input block."""
+        if not taps:
+            return None
+        rows, slot = FRAMES // ROWS, 64 // work.activation  # channels of one block as multiplied
         deep = max(1, shape.k // slot)  # blocks one multiplication takes
-        entries = math.ceil(work.frames / FRAMES) * math.ceil(work.channels / (8 * wide))
-        issues = rows * wide * (8 / shape.n) * shape.cycles * slot * deep / shape.k
-        words = rows * wide * math.ceil(shape.m * 8 * 32 / 512)
-        taps, depth = self.taps(work), math.ceil(work.depth / deep)
-        four = 4 if self.sliding else 1
-        trips, rest = (taps // 4, taps % 4) if self.sliding else (taps, 0)
-        loop = Loop(
-            self.name, entries, depth * trips, issues * four, data=FRAMES * 8 * deep + 32 * self.sliding,
-            unaligned=rows * deep * self.windows, weight=four * wide * 8 * slot * deep * work.weight / 8,
-            vector=rows * (deep - 1) + 6 * self.sliding,
-            outer=words * (work.cascade_in + work.cascade_out) + rest * depth * issues,
+        issues = rows * wide * max(1.0, 8 / shape.n) * shape.cycles * slot * deep / shape.k
+        return Loop(
+            self.name, entries, math.ceil(work.depth / deep) * steps, issues * taps,
+            data=FRAMES * 8 * deep + _VECTOR * deep * (taps > 1), unaligned=rows * deep * self.windows,
+            weight=taps * wide * 8 * slot * deep * work.weight / 8, vector=2 * deep * (taps - 1),
         )  # fmt: skip
-        macs = work.frames * work.channels * work.taps * work.depth * slot
-        return Schedule((*_copy(work), loop), work.ports + (not work.cascade_out), macs)
 
 
 @dataclass(frozen=True)
@@ -119,13 +152,18 @@ class AddVariant:
         """The frames held back."""
         items = [("stack", STACK)]
         if work.reach:
-            items.append(("history", _align(work.in_blocks * (_align(work.reach, 4) + work.frames + 4) * 8)))
+            items.append(("history", _align(work.in_blocks * (_align(work.reach, 4) + work.frames) * 8)))
         return Footprint(tuple(items), PROGRAM)
 
     def schedule(self, work: Work, shape: Shape) -> Schedule:
-        """Two loads, two moves to accumulators, a sum, a requantisation, a store per 4 frames of a slot."""
-        trips = math.ceil(work.frames / 4)
-        loop = Loop("sum", work.out_blocks, trips, data=64, store=32, vector=5)
+        """Per 4 frames of 8 channels: loads, two moves to accumulators, a sum, a requantisation, a maximum;
+        16-bit values lie in two slots, which are zipped."""
+        read, made = work.stored // 8, work.output // 8
+        loop = Loop(
+            "sum", work.out_blocks // made, math.ceil(work.frames / ROWS), data=2 * read * _VECTOR,
+            unaligned=read * (work.reach % ROWS > 0), store=made * _VECTOR,
+            vector=5 + 4 * (read - 1) + 2 * (made - 1),
+        )  # fmt: skip
         return Schedule((*_copy(work), loop), work.ports + 1, 0)
 
 
@@ -140,17 +178,24 @@ class TableVariant:
         return work.kind == "table"
 
     def footprint(self, work: Work) -> Footprint:
-        """The table."""
-        return Footprint((("stack", STACK), ("tables", _align(2 * work.table_entries))), PROGRAM)
+        """The table, and the indices of a line."""
+        items = (
+            ("stack", STACK),
+            ("tables", _align(2 * work.table_entries)),
+            ("scratch", _align(16 * work.frames)),
+        )
+        return Footprint(items, PROGRAM)
 
     def schedule(self, work: Work, shape: Shape) -> Schedule:
-        """The index takes three vector operations; the scalar unit looks up."""
-        values = 4 * 64 // max(work.activation, work.output)
-        loop = Loop(
-            "look-up", work.out_blocks, math.ceil(work.frames / 4), data=32, store=32,
-            vector=3, scalar=values / LOOKUPS,
+        """Per line: the indices by five vector operations each, then an entry for each."""
+        width = 64 // min(work.stored, work.output) if work.stored != work.output else 64 // work.stored
+        lines = math.ceil(work.out_blocks * 64 // work.output / width)
+        index = Loop(
+            "index", lines, math.ceil(work.frames / ROWS), data=_VECTOR * (width // (64 // work.stored)),
+            store=width * ROWS * 2, vector=5 + 2 * (work.stored != work.output),
         )  # fmt: skip
-        return Schedule((loop,), work.ports + 1, 0)
+        read = Loop("look-up", lines, work.frames * width, scalar=1 / LOOKUPS)
+        return Schedule((index, read), work.ports + 1, 0)
 
 
 @dataclass(frozen=True)
@@ -180,18 +225,19 @@ class CellVariant:
 
     def schedule(self, work: Work, shape: Shape) -> Schedule:
         """Per step: R h, one block of 8 gates after the other, then look-ups and sums over the units."""
-        hidden, steps = _align(work.hidden, 8), work.frames // 4
+        hidden, steps = _align(work.hidden, 8), work.frames // ROWS
+        blocks, state = hidden // 8, work.activation // 8
+        operand = Loop("operand", steps, blocks, data=64, store=state * _VECTOR, vector=2 * state)
         product = Loop(
-            "R h", steps * math.ceil(self.gates * hidden / 8), math.ceil(hidden / shape.k),
-            8 / shape.n * shape.cycles, data=32, weight=8 * shape.k * work.weight / 8,
+            "R h", steps * self.gates * blocks, math.ceil(hidden / shape.k),
+            max(1.0, 8 / shape.n) * shape.cycles, data=32, weight=8 * shape.k * work.weight / 8,
         )  # fmt: skip
-        tables = self.gates + (self.gates == 4)
-        gates = Loop(
-            "gates", steps, math.ceil(4 * hidden / 16), data=2 * self.gates * 32, store=64,
-            vector=tables * 3 + 12, scalar=tables * 16 / LOOKUPS,
-        )  # fmt: skip
-        macs = steps * 4 * self.gates * hidden * hidden
-        return Schedule((product, gates), work.ports + 1, macs)
+        tables = steps * blocks * (self.gates + (self.gates == 4))
+        read = Loop("look-up", tables, ROWS * 8, scalar=1 / LOOKUPS)
+        # Sums, products and requantisations of 32 values; each is entered once more than a table is read.
+        gates = Loop("gates", steps, blocks, data=(2 * self.gates + 2) * 64, store=64, vector=8 * self.gates)
+        macs = steps * ROWS * self.gates * hidden * hidden
+        return Schedule((operand, product, read, gates), work.ports + 1, macs)
 
 
 TABLE: tuple[Variant, ...] = (

@@ -44,6 +44,21 @@ inline aie::vector<int16, ROWS * COLUMNS> load_wide(const int16* x, int pitch) {
   return aie::concat(first, second);
 }
 
+// Copies FRAMES frames of `slots` slots, which lie `to_pitch` and `from_pitch` elements apart: one loop for all of them,
+// so that its pipeline fills once.
+template <int FRAMES, class T>
+inline void move(T* to, int to_pitch, const T* from, int from_pitch, int slots) {
+  constexpr int STEP = ROWS * SLOT<T>, LAST = FRAMES / ROWS - 1;
+  int at = 0;
+  for (int n = 0; n < slots * (LAST + 1); ++n) chess_prepare_for_pipelining {
+    aie::store_v(to, aie::load_v<STEP>(from));
+    const bool turn = at == LAST;
+    at = turn ? 0 : at + 1;
+    to += turn ? to_pitch - LAST * STEP : STEP;
+    from += turn ? from_pitch - LAST * STEP : STEP;
+  }
+}
+
 // Sequences of LENGTH frames follow each other every PERIOD frames; a layer sees them LAG frames late.
 // The frames between them are no signal: whoever looks at neighbouring frames blanks them first, which is the
 // zero padding at both ends of every sequence.

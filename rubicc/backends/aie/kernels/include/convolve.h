@@ -36,18 +36,9 @@ class convolve {
     if constexpr (!KEPT) {
       direct_ = reinterpret_cast<const M*>(x);
     } else {
-      for (int s = 0; s < count; ++s)
-        for (int t = 0; t < FRAMES; t += ROWS) {
-          const auto v = aie::load_v<ROWS * SLOT<X>>(x + (s * FRAMES + t) * SLOT<X>);
-          M* to = line_ + (first + s) * WIDER * PITCH + (BEFORE + t) * SLOT<M>;
-          if constexpr (WIDER == 1) {
-            aie::store_v(to, v);
-          } else {
-            const auto w = aie::from_vector<acc32>(v, 0).template to_vector<M>(0);
-            aie::store_v(to, aie::filter_even(w, SLOT<M>));
-            aie::store_v(to + PITCH, aie::filter_odd(w, SLOT<M>));
-          }
-        }
+      M* to = line_ + first * WIDER * PITCH + BEFORE * SLOT<M>;
+      if constexpr (WIDER == 1) move<FRAMES>(to, PITCH, x, FRAMES * SLOT<X>, count);
+      else widen(to, x, count);
     }
   }
 
@@ -132,25 +123,47 @@ class convolve {
     if constexpr (Spec::REACH > 0) forget();
   }
 
+  // Slots of X become slots of M of half as many channels.
+  static void widen(M* to, const X* x, int count) {
+    for (int s = 0; s < count; ++s, to += WIDER * PITCH)
+      for (int t = 0; t < FRAMES; t += ROWS) chess_prepare_for_pipelining {
+        const auto v = aie::from_vector<acc32>(aie::load_v<ROWS * SLOT<X>>(x), 0).template to_vector<M>(0);
+        aie::store_v(to + t * SLOT<M>, aie::filter_even(v, SLOT<M>));
+        aie::store_v(to + PITCH + t * SLOT<M>, aie::filter_odd(v, SLOT<M>));
+        x += ROWS * SLOT<X>;
+      }
+  }
+
+  // Every tap of every input slot, for 16 frames of the output blocks `q`.
   template <class... Q>
   static inline void multiply(const M* rows, const W* w, int t, Q&... q) {
-    for (int i = 0; i < IN; ++i) {
-      const M* a = rows + i * pitch() + (t + START) * SLOT<M>;
-      if constexpr (SLIDES) {
-        for (int k = 0; k < TAPS / ROWS; ++k) chess_prepare_for_pipelining {
-          slide<ROWS>(a, w, q...);
-          a += unit::size_A;
-          w += ROWS * unit::size_B;
-        }
-        if constexpr (TAPS % ROWS != 0) slide<TAPS % ROWS>(a, w, q...);
-        w += TAPS % ROWS * unit::size_B;
-      } else {
-        for (int k = 0; k < TAPS; ++k) chess_prepare_for_pipelining {
-          step(load(a), load(a + unit::size_A), load(a + 2 * unit::size_A), load(a + 3 * unit::size_A), w, q...);
-          a += Spec::DILATION * SLOT<M>;
-          w += unit::size_B;
-        }
-      }
+    const M* a = rows + (t + START) * SLOT<M>;
+    if constexpr (SLIDES) {
+      constexpr int FOURS = TAPS / ROWS, REST = TAPS % ROWS;
+      if constexpr (FOURS > 0)
+        walk<FOURS, unit::size_A, ROWS * unit::size_B>(a, w, [&](const M* x, const W* y) { slide<ROWS>(x, y, q...); });
+      if constexpr (REST > 0)
+        walk<1, 0, 0>(a + FOURS * unit::size_A, w + FOURS * ROWS * unit::size_B,
+                      [&](const M* x, const W* y) { slide<REST>(x, y, q...); });
+    } else {
+      walk<TAPS, Spec::DILATION * SLOT<M>, unit::size_B>(a, w, [&](const M* x, const W* y) {
+        step(load(x), load(x + unit::size_A), load(x + 2 * unit::size_A), load(x + 3 * unit::size_A), y, q...);
+      });
+    }
+  }
+
+  // STEPS steps in each of the input slots, as one loop, so that its pipeline fills once: data moves by A elements and
+  // weights by B from step to step, then both go to the next slot.
+  template <int STEPS, int A, int B, class Body>
+  static inline void walk(const M* a, const W* w, Body body) {
+    constexpr int LAST = STEPS - 1;
+    int at = 0;
+    for (int n = 0; n < IN * STEPS; ++n) chess_prepare_for_pipelining {
+      body(a, w);
+      const bool turn = at == LAST;
+      at = turn ? 0 : at + 1;
+      a += turn ? pitch() - LAST * A : A;
+      w += turn ? TAPS * unit::size_B - LAST * B : B;
     }
   }
 
@@ -205,12 +218,7 @@ class convolve {
   }
 
   // Moves the last frames to the front, where the next block expects them.
-  void forget() {
-    for (int s = 0; s < SLOTS; ++s)
-      for (int t = 0; t < BEFORE; t += ROWS)
-        aie::store_v(line_ + s * PITCH + t * SLOT<M>,
-                     aie::load_v<ROWS * SLOT<M>>(line_ + s * PITCH + (FRAMES + t) * SLOT<M>));
-  }
+  void forget() { move<BEFORE>(line_, PITCH, line_ + FRAMES * SLOT<M>, PITCH, SLOTS); }
 
   alignas(64) M line_[KEPT ? SLOTS * PITCH : 1] = {};
   const M* direct_ = nullptr;
