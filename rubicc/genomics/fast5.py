@@ -90,16 +90,16 @@ def _guarded(
 
 
 def _read(path: Path, read_id: str, raw: Any, facts: Any, limits: Limits) -> Read:
-    channel = _child(facts, "channel_id")
-    tracking = _child(facts, "tracking_id") if "tracking_id" in facts else None
-    digitisation = _number(channel, "digitisation")
-    span = _number(channel, "range")
+    channel = child(facts, "channel_id")
+    tracking = child(facts, "tracking_id") if "tracking_id" in facts else None
+    digitisation = number(channel, "digitisation")
+    span = number(channel, "range")
     return make_read(
         read_id,
-        _signal(_child(raw, "Signal", h5py.Dataset), limits),
-        offset=_number(channel, "offset"),
+        _signal(child(raw, "Signal", h5py.Dataset), limits),
+        offset=number(channel, "offset"),
         scale=span / digitisation if digitisation else math.nan,
-        sampling_rate=_number(channel, "sampling_rate"),
+        sampling_rate=number(channel, "sampling_rate"),
         source=str(path),
         run_id=_text(tracking, "run_id", "") if tracking is not None else "",
         channel=_whole(_text(channel, "channel_number", "0")),
@@ -110,7 +110,7 @@ def _read(path: Path, read_id: str, raw: Any, facts: Any, limits: Limits) -> Rea
     )
 
 
-def _child(group: Any, name: str, kind: type = h5py.Group) -> Any:
+def child(group: Any, name: str, kind: type = h5py.Group) -> Any:
     """Member ``name`` of ``group``, only through a hard link: every other kind can leave the file."""
     link = group.get(name, getlink=True)
     if link is None:
@@ -120,19 +120,19 @@ def _child(group: Any, name: str, kind: type = h5py.Group) -> Any:
         raise ReadRefused(
             "RUB-GEN-108", f"{name!r} is a {type(link).__name__} to {str(target)[:80]!r}, not followed"
         )
-    child = group[name]
-    if not isinstance(child, kind):
-        raise ReadRefused("RUB-GEN-105", f"{name!r} is a {type(child).__name__}, not a {kind.__name__}")
-    return child
+    found = group[name]
+    if not isinstance(found, kind):
+        raise ReadRefused("RUB-GEN-105", f"{name!r} is a {type(found).__name__}, not a {kind.__name__}")
+    return found
 
 
 def _follow(group: Any, names: tuple[str, ...]) -> Any:
     for name in names:
-        group = _child(group, name)
+        group = child(group, name)
     return group
 
 
-def _attribute(owner: Any, name: str) -> Any:
+def attribute(owner: Any, name: str) -> Any:
     """The single value of attribute ``name``, or None; arrays are refused before they are read."""
     if name not in owner.attrs:
         return None
@@ -143,8 +143,9 @@ def _attribute(owner: Any, name: str) -> Any:
     return value.reshape(-1)[0] if isinstance(value, np.ndarray) else value
 
 
-def _number(owner: Any, name: str) -> float:
-    value = _attribute(owner, name)
+def number(owner: Any, name: str) -> float:
+    """Attribute ``name`` of ``owner`` as a number; refused where it is missing or none."""
+    value = attribute(owner, name)
     if value is None:
         raise ReadRefused("RUB-GEN-103", f"{owner.name} lacks attribute {name!r}")
     try:
@@ -154,7 +155,7 @@ def _number(owner: Any, name: str) -> float:
 
 
 def _text(owner: Any, name: str, default: str | None = None) -> str:
-    value = _attribute(owner, name)
+    value = attribute(owner, name)
     if value is None:
         if default is None:
             raise ReadRefused("RUB-GEN-103", f"{owner.name} lacks attribute {name!r}")
@@ -172,17 +173,27 @@ def _signal(dataset: Any, limits: Limits) -> np.ndarray:
         raise ReadRefused(
             "RUB-GEN-105", f"Signal is {dataset.dtype} of shape {dataset.shape}, not int16 of rank 1"
         )
+    return stored(dataset, limits)
+
+
+def stored(dataset: Any, limits: Limits) -> np.ndarray:
+    """All values of a dataset of rank 1, after its claims have been checked; its type is the caller's care.
+
+    Raises:
+        ReadRefused: ``RUB-GEN-106`` to ``-109``, ``RUB-GEN-111``.
+    """
+    name = dataset.name.rpartition("/")[2]
     count = check_samples(dataset.shape[0], limits)
     plan = dataset.id.get_create_plist()
     if dataset.is_virtual or plan.get_external_count():
         raise ReadRefused(
-            "RUB-GEN-108", "Signal is stored in another file (virtual or external), not followed"
+            "RUB-GEN-108", f"{name} is stored in another file (virtual or external), not followed"
         )
     filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
-    unknown = [number for number in filters if number not in _FILTERS]
+    unknown = [kind for kind in filters if kind not in _FILTERS]
     if unknown:
         known = ", ".join(_FILTERS.values())
-        raise ReadRefused("RUB-GEN-109", f"Signal uses HDF5 filter {unknown[0]}; allowed: {known}")
+        raise ReadRefused("RUB-GEN-109", f"{name} uses HDF5 filter {unknown[0]}; allowed: {known}")
     if dataset.chunks is None:
         if plan.get_layout() == h5py.h5d.CONTIGUOUS and dataset.id.get_offset() is None:
             raise ReadRefused("RUB-GEN-111", f"declares {count} samples and stores none")
@@ -199,6 +210,6 @@ def _check_chunks(dataset: Any, chunk: int, count: int, limits: Limits) -> None:
     if stored != needed:
         raise ReadRefused("RUB-GEN-111", f"declares {needed} chunks of signal and stores {stored}")
     # A compressed chunk larger than its plain form is no compressor's work but can inflate a thousandfold.
-    most = needed * (2 * chunk * 1.1 + 4096)
+    most = needed * (dataset.dtype.itemsize * chunk * 1.1 + 4096)
     if dataset.id.get_storage_size() > most:
         raise ReadRefused("RUB-GEN-111", f"stores {dataset.id.get_storage_size()} bytes for {count} samples")
