@@ -52,9 +52,9 @@ def _reads(archive: zipfile.ZipFile, path: Path, wanted: Wanted, limits: Limits)
         if f"{name}.npy" not in names:
             raise ReadRefused("RUB-GEN-103", f"has no array {name!r}")
     many = "dac_lengths.npy" in names
-    lengths = _small(archive, "dac_lengths", "iu").astype(np.int64) if many else None
-    ids = _small(archive, "read_id", "US") if "read_id.npy" in names else np.array([path.stem])
-    columns = {name: _small(archive, name, "iuf").astype(np.float64) for name in _SCALARS}
+    lengths = array(archive, "dac_lengths", "iu").astype(np.int64) if many else None
+    ids = array(archive, "read_id", "US") if "read_id.npy" in names else np.array([path.stem])
+    columns = {name: array(archive, name, "iuf").astype(np.float64) for name in _SCALARS}
     count = 1 if lengths is None else len(lengths)
     if len(ids) != count or any(len(column) not in (1, count) for column in columns.values()):
         raise ReadRefused(
@@ -110,12 +110,12 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-def _small(archive: zipfile.ZipFile, name: str, kinds: str) -> np.ndarray:
-    """Array ``name``, at least 1-D, refused when it has more than :data:`MAX_READS` items or a wrong kind."""
+def array(archive: zipfile.ZipFile, name: str, kinds: str, most: int = MAX_READS) -> np.ndarray:
+    """Array ``name``, at least 1-D, refused when it has more than ``most`` items or a wrong kind."""
     with archive.open(f"{name}.npy") as file:
         shape, dtype = _header(file)
         count = math.prod(shape)
-        if len(shape) > 1 or count > MAX_READS or dtype.kind not in kinds or dtype.itemsize > 4 * 256:
+        if len(shape) > 1 or count > most or dtype.kind not in kinds or dtype.itemsize > 4 * 256:
             raise ReadRefused("RUB-GEN-104", f"array {name!r} is {dtype} of shape {shape}")
         return np.frombuffer(_exactly(file, count * dtype.itemsize), dtype).reshape(-1)
 
