@@ -1,0 +1,1 @@
+"""Training of any graph: its torch twin, losses, data and the loop."""
