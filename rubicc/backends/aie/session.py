@@ -15,7 +15,7 @@ from rubicc.backends.aie.artefact import Emitted, opened
 from rubicc.backends.aie.net import Net
 from rubicc.backends.aie.plan.model import AiePlan
 from rubicc.backends.aie.project.framing import Framing
-from rubicc.backends.aie.project.write import architecture
+from rubicc.backends.aie.project.write import UNITS_AT_ONCE, architecture, sim_limits
 from rubicc.errors import UsageError
 from rubicc.ir.graph import spec_of
 from rubicc.spec import TensorSpec
@@ -24,7 +24,6 @@ Arrays = Mapping[str, np.ndarray]
 Outputs = dict[str, np.ndarray]
 SIM, INTEGER = "sim", "integer"
 RUNTIMES = (SIM, INTEGER)
-UNITS_AT_ONCE = 12  # kernel sources compiled together: each compilation reads the headers again
 
 
 class Emulated:
@@ -63,16 +62,11 @@ class Emulated:
                 built,
                 self.framing.feeds(values, segment),
                 environment={"RUBICC_ITERATIONS": iterations},
-                limits=self._limits(),
+                limits=sim_limits(self.plan),
             )
             self.reports.append(found.report)
             values |= self.framing.results(found.outputs, segment, count)
         return {name: values[name] for name in self.net.outputs}
-
-    def _limits(self) -> dict[str, int]:
-        facts = self.plan.facts
-        names = {"columns": "columns", "rows": "rows", "tile_bytes": "memory_bytes"}
-        return {name: int(facts[fact]) for name, fact in names.items() if facts.get(fact) is not None}
 
 
 _COMPILED: WeakValueDictionary[str, Emulated] = WeakValueDictionary()

@@ -39,6 +39,12 @@ class Framing:
         units = {buffer.units for link in self.plan.links for buffer in link.buffers}
         return lcm(*(stage.split.t for stage in self.plan.stages), *units)
 
+    @cached_property
+    def step(self) -> int:
+        """Work units are fed in multiples of this: whole turns, and whole periods, because the kernels count
+        on when the next batch comes."""
+        return lcm(self.plan.period // self.plan.block, self.turn)
+
     def packing(self, edge: str) -> Packing | None:
         """How the host packs an input edge, where its first layer is strided."""
         found = [s.packing for s in self.plan.stages if edge in s.inputs and s.packing is not None]
@@ -53,9 +59,10 @@ class Framing:
         return -(-sequences // self.plan.lanes)
 
     def units(self, sequences: int, segment: Segment) -> int:
-        """Work units for ``sequences`` sequences, those that push out the last results included."""
+        """Work units for ``sequences`` sequences, those that push out the last results included; the same
+        rule as ``units`` in the host program's ``framing.h``."""
         needed = self.groups(sequences) * self.plan.period // self.plan.block + segment.flush
-        return -(-needed // self.turn) * self.turn
+        return -(-needed // self.step) * self.step
 
     def frames(self, values: np.ndarray, edge: str) -> np.ndarray:
         """``(N, C, T)`` packed where the edge is: ``(N, C', T')``."""

@@ -11,18 +11,20 @@ import numpy as np
 from rubicc.backends.aie import reference, sim
 from rubicc.backends.aie.net import Net
 from rubicc.backends.aie.plan.devices import device
-from rubicc.backends.aie.plan.model import AiePlan, Plio
+from rubicc.backends.aie.plan.model import AiePlan, Plio, Segment
 from rubicc.backends.aie.project.framing import ANY, Framing
 from rubicc.backends.aie.project.graph import GraphWriter, Instance, data_file
 from rubicc.backends.aie.project.text import identifier, project_name, template, words
 
 VITIS = "2025.2"
+UNITS_AT_ONCE = 12  # kernel sources compiled together: each compilation reads the headers again
 ARCHITECTURES = {"AIE": 10, "AIE-ML": 20, "AIE-MLv2": 22}
 PLATFORMS = {
     "vck190": "xilinx_vck190_base_202520_1",
     "vek280": "xilinx_vek280_base_202520_1",
-    "vek385": "xilinx_vek385_base_202520_1",
+    "vek385": "vek385_base",
 }
+HOST_BATCH = 64  # sequences in each lane that the host program sends at once
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,22 @@ def write(
     for kernel in made.values():
         if kernel.cls not in sources.setdefault(kernel.source, []):
             sources[kernel.source].append(kernel.cls)
-    sim.write_standalone(folder, sources, arch=architecture(plan))
+    sim.write_standalone(
+        folder,
+        sources,
+        arch=architecture(plan),
+        defines=[f"RUBICC_SEGMENT={segment.index}" for segment in plan.segments],
+        limits=sim_limits(plan),
+        batch=UNITS_AT_ONCE,
+    )
     files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     return Written(tuple(files), sources)
+
+
+def sim_limits(plan: AiePlan) -> dict[str, int]:
+    """What the functional emulation holds a project of ``plan`` to."""
+    names = {"columns": "columns", "rows": "rows", "tile_bytes": "memory_bytes"}
+    return {name: int(plan.facts[fact]) for name, fact in names.items() if plan.facts.get(fact) is not None}
 
 
 class _Writer:
@@ -140,21 +155,40 @@ class _Writer:
 
     def host(self) -> None:
         """``host/``: framing, constants of the plan, XRT program."""
-        edge = self.net.edges[self.net.inputs[0]]
-        log_softmax, rest = self._finish()
-        steps = self._steps(edge.name)
-        values = {"NAME": words(self.name), "CHANNELS": edge.channels, "STEPS": steps, "REST": rest}
+        outputs, rest = self._finish()
+        ends = [(f"IN{i}", name) for i, name in enumerate(self.net.inputs)]
+        ends += [(f"OUT{i}", name) for i, name in enumerate(self.net.outputs)]
+        values = {
+            "NAME": words(self.name),
+            "USAGE": " ".join(end for end, _ in ends),
+            "FILES": "\n".join(self._file(end, name) for end, name in ends),
+            "REST": rest,
+            "BATCH": HOST_BATCH * self.plan.lanes,
+        }
         self.put("host/host.cpp", template("host.cpp.tmpl", values))
         self.put("host/framing.h", template("framing.h.tmpl", {}))
-        self.put("host/plan.h", self._constants(log_softmax))
+        self.put("host/plan.h", self._constants(outputs))
 
-    def _finish(self) -> tuple[bool, str]:
-        """Whether the model ends in a log-softmax, and what else the host has to do itself."""
-        done = ("Mul", "Quant", "LogSoftmax", "Transpose", "Identity")
-        ops = [work.what.partition(":")[0].rpartition("::")[2] for work in self.net.host]
+    def _file(self, end: str, name: str) -> str:
+        """What a file of the host program holds."""
+        edge, steps = self.net.edges[name], self._steps(name)
+        axes = f"[sequence][{edge.channels} channels][{steps} steps]"
+        if end.startswith("OUT"):
+            axes = f"[sequence][{steps} steps][{edge.channels} channels]"
+        return f"// {end}: float32 {axes}, {words(name)}"
+
+    def _finish(self) -> tuple[dict[str, bool], str]:
+        """Whether an output ends in a log-softmax, and what else the host has to do itself.
+
+        The host program makes numbers of integers, and log-softmax where the model has one output.
+        """
+        ops = [work.what.rpartition("::")[2] for work in self.net.host if ": " not in work.what]
+        done = {"Quant", "Transpose", "Identity"}
+        log_softmax = ops.count("LogSoftmax") == 1 and len(self.net.outputs) == 1
+        done |= {"LogSoftmax"} if log_softmax else set()
         left = sorted({op for op in ops if op not in done})
         told = f"Left to whoever reads them: {words(', '.join(left))}." if left else "Nothing is left to do."
-        return "LogSoftmax" in ops, told
+        return dict.fromkeys(self.net.outputs, log_softmax), told
 
     def _steps(self, edge: str) -> int:
         """Time steps of a sequence as the model has them."""
@@ -162,8 +196,10 @@ class _Writer:
             return self.steps[edge]
         return self.plan.lengths[edge] // self.plan.lanes
 
-    def _constants(self, log_softmax: bool) -> str:
+    def _constants(self, outputs: Mapping[str, bool]) -> str:
         plan, edges = self.plan, self._memory_edges()
+        fed = ", ".join(str(edges.index(name)) for name in self.net.inputs)
+        made = ", ".join(f"{{{edges.index(name)}, {_flag(log)}}}" for name, log in outputs.items())
         turn = self.framing.turn
         lines = [
             "// The plan's numbers for framing.h and host.cpp.",
@@ -178,6 +214,10 @@ class _Writer:
             "  int flush;",
             "  bool reverse;",
             "};",
+            "struct output {",
+            "  int edge;",
+            "  bool log_softmax;",
+            "};",
             f"constexpr rubicc::constants CONSTANTS{{{plan.block}, {plan.period}, {plan.lanes}, {turn}}};",
             "constexpr rubicc::edge EDGES[] = {",
             *(f"    {{{self._edge(edge)}}},  // {words(edge)}" for edge in edges),
@@ -188,9 +228,8 @@ class _Writer:
             "constexpr segment_plan SEGMENTS[] = {",
             *(f"    {{{s.flush}, {_flag(s.reverse)}}}," for s in plan.segments),
             "};",
-            f"constexpr int INPUT = {edges.index(self.net.inputs[0])};",
-            f"constexpr int OUTPUT = {edges.index(self.net.outputs[0])};",
-            f"constexpr bool LOG_SOFTMAX = {_flag(log_softmax)};",
+            f"constexpr int INPUTS[] = {{{fed}}};",
+            f"constexpr output OUTPUTS[] = {{{made}}};",
         ]
         return "\n".join(lines) + "\n"
 
@@ -219,6 +258,10 @@ class _Writer:
                     )
         return rows
 
+    def _outputs(self, segment: Segment) -> str:
+        names = " ".join(identifier(plio.name) for plio in self.framing.plios(segment, "out"))
+        return f"OUTPUTS_{segment.index} := {names}"
+
     def build_files(self) -> None:
         """Makefile, ``aie.cfg``, README."""
         plan = self.plan
@@ -227,8 +270,8 @@ class _Writer:
             "DEVICE": words(plan.device),
             "VITIS": VITIS,
             "PLATFORM": PLATFORMS.get(plan.device, "the platform of your board"),
-            "OUTPUTS": " ".join(p.name for p in self.framing.plios(plan.segments[0], "out")),
-            "LAST_SEGMENT": len(plan.segments) - 1,
+            "SEGMENTS": " ".join(str(segment.index) for segment in plan.segments),
+            "OUTPUTS": "\n".join(self._outputs(segment) for segment in plan.segments),
             "PROJECT": self.name,
         }
         self.put("Makefile", template("Makefile.tmpl", values))
