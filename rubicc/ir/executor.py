@@ -95,7 +95,7 @@ class _Run:
 
     def _run_nodes(self, body: ir.Graph) -> list[Array]:
         nodes = list(body)
-        reads = [_reads(node) for node in nodes]
+        reads = [values_read(node) for node in nodes]
         last = {value: index for index, values in enumerate(reads) for value in values}
         results = set(body.outputs)
         for index, node in enumerate(nodes):
@@ -146,7 +146,7 @@ class _Run:
         return carried(value.const_value.numpy(), self.float_dtype)
 
 
-def _reads(node: ir.Node) -> list[ir.Value]:
+def values_read(node: ir.Node) -> list[ir.Value]:
     """Values a node reads, those captured by its nested graphs included."""
     values = [value for value in node.inputs if value is not None]
     for attribute in node.attributes.values():
@@ -160,7 +160,7 @@ def _reads(node: ir.Node) -> list[ir.Value]:
             else []
         )
         for body in graphs:
-            values += [value for inner in body for value in _reads(inner)]
+            values += [value for inner in body for value in values_read(inner)]
             values += list(body.outputs)
     return values
 

@@ -52,6 +52,18 @@ def test_every_kernel_is_compared_or_tested_by_name():
     assert {name for _, name in KERNELS} - {case.op for case in CASES} == elsewhere
 
 
+def test_a_long_convolution_keeps_what_is_not_finite_where_it_is():
+    case = next(one for one in CASES if one.note == "long")
+    feeds = case.feeds()
+    clean = execute(graph := Graph.from_proto(case.model()), feeds)["y0"]
+    feeds["x0"][1, 3, 30] = np.inf
+    got = execute(graph, feeds)["y0"]
+    touched = np.zeros(clean.shape, bool)
+    touched[1, :6, 30 - 9 : 30 + 10] = True  # first group, frames whose kernel reaches sample 30
+    assert not np.isfinite(got[touched]).any()
+    np.testing.assert_allclose(got[~touched], clean[~touched], rtol=1e-5, atol=1e-5)
+
+
 def test_integer_convolution_is_exact():
     case = next(c for c in CASES if c.op == "ConvInteger")
     got = execute(Graph.from_proto(case.model()), case.feeds())["y0"]

@@ -11,6 +11,10 @@ from numpy.lib.stride_tricks import as_strided
 from rubicc.ir.ops.registry import Array, Call, KernelError, Result, kernel, widened
 
 _BLOCK_BYTES = 16 << 20  # unfolded windows are made in blocks of this size, which bounds memory
+_FEW, _LONG = (
+    64,
+    8,
+)  # fewer outputs in a group make products too thin for BLAS; shorter kernels unfold cheaply
 
 
 def spatial_attrs(call: Call, kernel_shape: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -77,6 +81,8 @@ def convolve(
     if x.shape[1] != per_group * groups or m % groups:
         raise KernelError(f"input channels {x.shape[1]}, weight {weight.shape} and group {groups} disagree")
     batch = x.shape[0]
+    if rank == 1 and strides == dilations == [1] and kernel_shape[0] >= _LONG and m // groups < _FEW:
+        return _in_phases(x, weight, bias, groups)
     view = windows(x, kernel_shape, strides, dilations)
     out = view.shape[2 + rank :]
     taps = per_group * math.prod(kernel_shape)
@@ -99,6 +105,40 @@ def convolve(
     if bias is not None:
         result += bias.reshape(1, m, *[1] * rank)
     return result
+
+
+def _in_phases(x: Array, weight: Array, bias: Array | None, groups: int) -> Array:
+    """Convolve ``x`` (N, C, T) at stride 1 where a group has few outputs: s frames are rows of one product.
+
+    A row per output alone makes thin products and unfolds every sample k times. With the kernel written
+    s times, each one frame later, in a banded matrix (outputs * s, inputs * (k + s - 1)), products are
+    s times as high and samples unfolded (k + s - 1) / s times, for (k + s - 1) / k of the multiplications.
+    """
+    batch, _, length = x.shape
+    m, inputs, k = weight.shape
+    frames = length - k + 1
+    if frames < 1:
+        raise KernelError(f"kernel {[k]} does not fit into {[length]}")
+    s = min(max(4, k // 4), frames)
+    blocks, reach = -(-frames // s), k + s - 1
+    if not np.isfinite(x).all():  # zeros of the band would spread what is not finite
+        s, blocks, reach = 1, frames, k
+    band = np.zeros((groups, m // groups, s, inputs, reach), x.dtype)
+    for phase in range(s):
+        band[:, :, phase, :, phase : phase + k] = weight.reshape(groups, m // groups, inputs, k)
+    band = band.reshape(groups, m // groups * s, inputs * reach)
+    x = np.pad(x, [(0, 0), (0, 0), (0, blocks * s + k - 1 - length)])
+    view = windows(x, [reach], [s], [1])  # (N, C, reach, blocks)
+    result = np.empty((batch, groups, m // groups, blocks, s), x.dtype)
+    step = max(1, _BLOCK_BYTES // (inputs * reach * blocks * x.itemsize))
+    for n in range(batch):
+        for first in range(0, groups, step):
+            last = min(first + step, groups)
+            columns = view[n, first * inputs : last * inputs].reshape(last - first, inputs * reach, blocks)
+            product = np.matmul(band[first:last], columns).reshape(last - first, m // groups, s, blocks)
+            result[n, first:last] = product.swapaxes(-1, -2)
+    out = result.reshape(batch, m, blocks * s)[:, :, :frames]
+    return np.ascontiguousarray(out) if bias is None else out + bias.reshape(1, m, 1)
 
 
 @kernel("Conv")
