@@ -183,13 +183,14 @@ class _Scorer:
             if not strand:
                 continue
             found = edlib.align(reference, strand, mode="HW", task="path")
-            columns = _edlib_columns(found["cigar"]) if found["cigar"] else {}
+            columns = edlib_columns(found["cigar"]) if found["cigar"] else {}
             total = sum(columns.values())
             best = max(best, columns.get("=", 0) / total if total else 0.0)
         return best
 
 
-def _edlib_columns(cigar: str) -> dict[str, int]:
+def edlib_columns(cigar: str) -> dict[str, int]:
+    """Columns of each kind (``=XID``) in the extended CIGAR of an edlib path."""
     columns: dict[str, int] = {}
     number = ""
     for letter in cigar:
@@ -199,6 +200,16 @@ def _edlib_columns(cigar: str) -> dict[str, int]:
             columns[letter] = columns.get(letter, 0) + int(number)
             number = ""
     return columns
+
+
+def end_to_end(call: str, truth: str) -> float:
+    """Matches over alignment columns of two sequences aligned end to end (edlib); 0 where one is empty."""
+    import edlib
+
+    if not call or not truth:
+        return 0.0
+    columns = edlib_columns(edlib.align(call, truth, mode="NW", task="path")["cigar"])
+    return columns.get("=", 0) / sum(columns.values())
 
 
 def _aligner(**source: Any) -> Any:

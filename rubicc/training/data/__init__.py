@@ -1,0 +1,1 @@
+"""Training data: endless seeded streams of items, from files that need not fit in memory."""

@@ -1,0 +1,105 @@
+"""One process or several: what a step must know of the others.
+
+Several processes are started by ``torchrun``; Hugging Face accelerate (the extra ``train-distributed``) sets up
+their group, on GPUs or (gloo) on CPUs. Every process holds the network and takes its own positions of the one
+stream of items, so that ``n`` processes with a batch of ``b`` do what one does with a batch of ``n * b``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rubicc.errors import ToolMissing, UsageError
+
+
+class Alone:
+    """The only process."""
+
+    rank = 0
+    count = 1
+
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(_chosen(device))
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """The network on this process's device."""
+        return network.to(self.device)
+
+    def apart(self, network: nn.Module) -> Any:
+        """Context in which gradients are not exchanged yet."""
+        return contextlib.nullcontext()
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the processes."""
+        return values
+
+    def agreed(self, value: Any) -> Any:
+        """What the first process says."""
+        return value
+
+    def wait(self) -> None:
+        """Until every process is here."""
+
+
+class Several(Alone):
+    """One of several processes under torchrun.
+
+    Raises:
+        ToolMissing: ``RUB-TRAIN-050``: accelerate is not installed.
+    """
+
+    def __init__(self, device: str) -> None:
+        try:
+            from accelerate import Accelerator, DistributedDataParallelKwargs
+        except ImportError as err:
+            raise ToolMissing(
+                "RUB-TRAIN-050",
+                "several processes need the package accelerate",
+                hint="install it: pip install 'rubicc[train-distributed]'",
+            ) from err
+        # Networks may hold parameters that no output hangs on, such as biases of fused recurrent layers.
+        options = DistributedDataParallelKwargs(find_unused_parameters=True)
+        cpu = _chosen(device) == "cpu"
+        self.accelerator = Accelerator(cpu=cpu, kwargs_handlers=[options])
+        self.device = self.accelerator.device
+        self.rank = self.accelerator.process_index
+        self.count = self.accelerator.num_processes
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """The network, wrapped so that gradients are averaged over the processes."""
+        return self.accelerator.prepare(network)
+
+    def apart(self, network: nn.Module) -> Any:
+        """Context in which gradients are not exchanged yet."""
+        return self.accelerator.no_sync(network)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the processes."""
+        return self.accelerator.reduce(values, "mean")
+
+    def agreed(self, value: Any) -> Any:
+        """What the first process says."""
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0]
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        self.accelerator.wait_for_everyone()
+
+
+def machines(device: str) -> Alone:
+    """This process and the others, as the environment says (``WORLD_SIZE``, set by torchrun)."""
+    return Several(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Alone(device)
+
+
+def _chosen(device: str) -> str:
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        raise UsageError("RUB-TRAIN-051", "no GPU is usable here", hint="leave --device out, or give cpu")
+    return device if device != "auto" else "cuda" if there else "cpu"
