@@ -111,6 +111,16 @@ CODES: dict[str, tuple[str, str]] = {
         "evaluated, or is infinite or undefined somewhere in the range of its argument. Clip the argument in "
         "the model, or leave the layer to the host.",
     ),
+    "RUB-PASS-032": (
+        "Block without integers",
+        "A layer normalisation or an attention has sizes or steps that its integer form has no numbers for; "
+        "the message says which. Use multiples of 8 channels in every head and in every normalisation.",
+    ),
+    "RUB-PASS-D43": (
+        "Attention in 8 bits",
+        "Queries, keys and values have 8 bits whatever the rest has: the array multiplies probabilities, "
+        "which have 8, with values of 8 bits.",
+    ),
     "RUB-PASS-D40": (
         "Quantisers of the model replaced",
         "The model came with quantisers whose scales are no powers of two, or whose widths the array does "

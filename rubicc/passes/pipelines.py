@@ -91,7 +91,8 @@ AIE: tuple[Step, ...] = (
     Step("integer.strip", "after folding: weights are constants then; before fusion, which quantisers stop"),
     *CLEANUP[_FUSE:-1],
     Step("integer.recurrence", "after folding, which shows constant states: cells are projections and Scans"),
-    Step("cleanup.eliminate-dead", "weights of recurrent operators are no longer used"),
+    Step("integer.blocks", "after folding: the scales and weights that go into one projection are constants"),
+    Step("cleanup.eliminate-dead", "weights of recurrent operators and of projections are no longer used"),
     Step("cleanup.infer-shapes", "what cells were made of gets shapes"),
     Step("cleanup.name-nodes", "last: names follow the final nodes and their provenance"),
 )

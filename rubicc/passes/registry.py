@@ -47,6 +47,7 @@ _TABLE: dict[str, str] = {
     "cleanup.lift-constants": "rubicc.passes.cleanup.lift_constants",
     "cleanup.merge-transposes": "rubicc.passes.cleanup.merge_transposes",
     "cleanup.name-nodes": "rubicc.passes.cleanup.name_nodes",
+    "integer.blocks": "rubicc.passes.integer.blocks",
     "integer.legalise": "rubicc.passes.integer.legalise",
     "integer.place": "rubicc.passes.integer.place",
     "integer.recurrence": "rubicc.passes.integer.recurrence",

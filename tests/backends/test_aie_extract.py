@@ -21,7 +21,7 @@ from rubicc.backends.base import Finding
 from rubicc.errors import Unsupported
 from rubicc.ir.executor import execute
 from rubicc.ir.graph import Graph, source_of
-from rubicc.passes.integer.cells import body_of
+from rubicc.passes.integer.bodies import body_of
 from rubicc.passes.integer.fit import Options, quantise
 from rubicc.passes.integer.legalise import EDGE_KEY, EXPONENT_KEY
 from rubicc.passes.integer.recurrence import Recurrence

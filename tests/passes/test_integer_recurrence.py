@@ -13,8 +13,9 @@ from rubicc.errors import Unsupported
 from rubicc.ir.executor import execute
 from rubicc.ir.graph import Graph
 from rubicc.passes.harness import apply_and_check, assert_mutant_fails
-from rubicc.passes.integer import cells, recurrence
-from rubicc.passes.integer.cells import SPEC_KEY, body_of, read_spec, read_weights
+from rubicc.passes.integer import bodies, cells, recurrence
+from rubicc.passes.integer.bodies import body_of
+from rubicc.passes.integer.cells import SPEC_KEY, read_spec, read_weights
 from rubicc.passes.integer.fit import Options, on_grids, quantise
 from rubicc.passes.integer.legalise import EXPONENT_KEY, Legalise
 from rubicc.passes.integer.recurrence import Recurrence
@@ -36,7 +37,7 @@ def test_float_rewrite(kind: str) -> None:
         0,
     )
     scans = [n for n in done.graph.nodes if n.op_type == "Scan"]
-    assert [cells.is_reversed(n) for n in scans] == [True, False, True]
+    assert [bodies.is_reversed(n) for n in scans] == [True, False, True]
     assert not any(n.op_type == "Slice" and n.inputs[0] is scans[0].outputs[-1] for n in done.graph.nodes)
     found = [read_weights(n) for n in scans]
     assert all(w is not None and w.recurrent.shape == (GATES[kind] * HIDDEN, HIDDEN) for w in found)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from rubicc.backends.aie.extract_block import read_block
 from rubicc.backends.aie.extract_cell import read_cell
 from rubicc.backends.aie.extract_parts import (
     CALIBRATE,
@@ -41,6 +42,7 @@ from rubicc.backends.aie.net import Add, Conv, Edge, Host, Layer, Lookup, Net, T
 from rubicc.backends.aie.numbers import ACCUMULATOR_BITS, Type
 from rubicc.backends.base import Finding, Target, refuse
 from rubicc.ir.graph import Graph, is_quantiser, op_key, source_of
+from rubicc.passes.integer.block_bodies import BLOCK_KEY
 from rubicc.passes.integer.formats import Format
 from rubicc.passes.integer.legalise import EDGE_KEY, format_of
 from rubicc.passes.rewrite import constant, is_constant, is_standard
@@ -121,7 +123,7 @@ class Reader:
         elif is_standard(node, "Gather"):
             self._table(node)
         elif is_standard(node, "Scan") and any(v in self.known for v in node.inputs):
-            self._cell(node)
+            (read_block if BLOCK_KEY in node.metadata_props else read_cell)(self, node)
 
     def _input(self, node: ir.Node) -> None:
         """``Quant(x, 2**e) * 2**-e``."""
@@ -335,9 +337,6 @@ class Reader:
             reason = f"a table of {len(entries)} entries; at most {1 << MOST_INDEX_BITS} fit a tile"
             raise NotRead("RUB-AIE-105", reason, NARROWER)
         return Lookup(shift=shift, bits=bits, entries=entries)
-
-    def _cell(self, node: ir.Node) -> None:
-        read_cell(self, node)
 
     def finish(
         self, end: ir.Node, layer: Layer, channels: int, to: Type, axes: str, chain: list[ir.Node]

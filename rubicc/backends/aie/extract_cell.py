@@ -12,6 +12,7 @@ from rubicc.backends.aie.numbers import Type
 from rubicc.ir.graph import source_of
 from rubicc.passes.cleanup.drop_zero_states import is_zero
 from rubicc.passes.integer import cells
+from rubicc.passes.integer.bodies import is_reversed
 
 if TYPE_CHECKING:
     from rubicc.backends.aie.extract import Reader
@@ -50,7 +51,7 @@ def read_cell(reader: Reader, node: ir.Node) -> None:
         "output": node.outputs[-1].name or "", "recurrent": spec.recurrent, "recurrent_type": weights,
         "bias": spec.bias, "operand": operand, "operand_shift": spec.operand_shift, "gate_shift": shift,
         "sigmoid": _lookup(spec.sigmoid), "tanh": _lookup(spec.tanh), "output_shift": spec.output_shift,
-        "reverse": cells.is_reversed(node),
+        "reverse": is_reversed(node),
     }  # fmt: skip
     if spec.kind == "lstm" and spec.tanh_cell is not None:
         inner = _lookup(spec.tanh_cell)

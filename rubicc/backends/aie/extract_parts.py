@@ -11,6 +11,7 @@ import onnx_ir as ir
 from rubicc.backends.aie.net import Edge
 from rubicc.backends.aie.numbers import ACCUMULATOR_BITS, Type
 from rubicc.ir.graph import op_key
+from rubicc.passes.integer.block_bodies import BLOCK_KEY
 from rubicc.passes.integer.formats import BLOCK
 from rubicc.passes.integer.legalise import BITS_KEY, EDGE_KEY, EXPONENT_KEY
 from rubicc.passes.integer.strip import WEIGHT_KEY
@@ -67,7 +68,7 @@ def _axes_from_users(value: ir.Value, rank: int, depth: int) -> str | None:
         if is_standard(node, "Conv") and use.idx == 0 and rank == 3:
             return "NCT"
         if is_standard(node, "Scan") and rank == 3:
-            return "TNC"
+            return "NTC" if BLOCK_KEY in node.metadata_props else "TNC"
         if is_standard(node, "Transpose"):
             inner = _axes_from_users(node.outputs[0], rank, depth + 1)
             perm = node.attributes.get_ints("perm") or tuple(range(rank))[::-1]

@@ -240,6 +240,61 @@ class Lstm(Cell):
     tanh_cell: Lookup
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Norm(Layer):
+    """Layer normalisation over the channels of a frame; the arithmetic is in
+    :mod:`rubicc.passes.integer.block_bodies`.
+
+    Attributes:
+        gain, offset: int64 ``(C,)``; C is a multiple of 8.
+        finer: bits the mean has below the input's step.
+        floor: added to the sum of squares, at least 1.
+        shift: bits dropped of the result.
+    """
+
+    gain: np.ndarray
+    offset: np.ndarray
+    finer: int
+    floor: int
+    shift: int
+
+    @property
+    def mean_factor(self) -> int:
+        """``2**15 / C``."""
+        return round((1 << 15) / len(self.gain))
+
+    @property
+    def spread_shift(self) -> int:
+        """Bits dropped of sums of squares."""
+        return (len(self.gain) - 1).bit_length()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attention(Layer):
+    """Attention of a whole sequence; the arithmetic is in :mod:`rubicc.passes.integer.block_bodies`.
+
+    The one input edge holds queries, keys and values of a head one after the other, head by head:
+    ``(N, heads * 3 * depth, T)`` of int8; the output edge is ``(N, heads * depth, T)``.
+
+    Attributes:
+        heads, depth: heads and channels of each, a multiple of 8.
+        score_shift: bits dropped of the scores.
+        entries: int64 ``(1024,)``, 0 to 255, the first one at least 1: exponentials of what a score is below
+            the largest of its query.
+        output_shift: bits dropped of the result, which has 30 too many.
+    """
+
+    heads: int
+    depth: int
+    score_shift: int
+    entries: np.ndarray
+    output_shift: int
+
+    def macs(self, frames: int) -> int:
+        """Multiplications of two values with each other for a sequence of ``frames`` frames."""
+        return 2 * self.heads * self.depth * frames * frames
+
+
 @dataclass(frozen=True)
 class Host:
     """Work that stays on the host, at a declared float edge.

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from rubicc.backends.aie.net import Add, Cell, Conv, Gru, Layer, Lookup, Lstm, Net, Table
-from rubicc.backends.aie.numbers import Type, requantise, saturate
+from rubicc.backends.aie.net import Add, Attention, Cell, Conv, Gru, Layer, Lookup, Lstm, Net, Norm, Table
+from rubicc.backends.aie.numbers import Type, requantise, saturate, shift_round
 from rubicc.errors import VerificationFailed
+from rubicc.passes.integer.block_bodies import LANES, NORM_BITS, RECIPROCAL
 
 INT16 = Type(16)
 _TAPS_AT_ONCE = 1 << 24  # elements of gathered windows kept at a time
@@ -188,10 +189,37 @@ class _Lstm(_Step):
         return _whole(self.look_up(sigmoid, shown) * self.look_up(self.inner, cell), 2.0**-15, INT16), cell
 
 
+def _norm(layer: Norm, inputs: list[np.ndarray], to: Type) -> np.ndarray:
+    x, channels = inputs[0], len(layer.gain)
+    mean = requantise(x.sum(axis=1, keepdims=True) * layer.mean_factor, 15 - layer.finer, INT16)
+    away = saturate((x << layer.finer) - mean, INT16)
+    lanes = np.square(away).reshape(len(x), channels // LANES, LANES, -1).sum(axis=1)
+    spread = shift_round(lanes, layer.spread_shift).sum(axis=1, keepdims=True) + layer.floor
+    root = np.floor(np.sqrt(spread)).astype(np.int64)  # exact, because the sum is below 2**31
+    inverse = (1 << RECIPROCAL) // root
+    normal = requantise(away * inverse, RECIPROCAL - NORM_BITS, INT16)
+    return requantise(normal * layer.gain[:, None] + layer.offset[:, None], layer.shift, to)
+
+
+def _attention(layer: Attention, inputs: list[np.ndarray], to: Type) -> np.ndarray:
+    batch, _, frames = inputs[0].shape
+    parts = inputs[0].reshape(batch, layer.heads, 3, layer.depth, frames)
+    query, key, value = parts[:, :, 0], parts[:, :, 1], parts[:, :, 2]
+    scores = requantise(query.swapaxes(-1, -2) @ key, layer.score_shift, INT16)  # queries x keys
+    below = np.minimum(scores.max(axis=-1, keepdims=True) - scores, len(layer.entries) - 1)
+    weights = np.asarray(layer.entries, np.int64)[below]
+    inverse = (1 << RECIPROCAL) // weights.sum(axis=-1)
+    sums = value @ weights.swapaxes(-1, -2)
+    made = requantise(sums * inverse[:, :, None], layer.output_shift, to)
+    return made.reshape(batch, layer.heads * layer.depth, frames)
+
+
 _KERNELS: dict[type[Layer], Callable[..., np.ndarray]] = {
     Conv: _conv,
     Add: _add,
     Table: _table,
     Gru: _cell,
     Lstm: _cell,
+    Norm: _norm,
+    Attention: _attention,
 }

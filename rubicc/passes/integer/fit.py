@@ -14,8 +14,10 @@ from rubicc.errors import Unsupported
 from rubicc.evidence.decision import Decision
 from rubicc.ir.executor import execute
 from rubicc.ir.graph import Graph, source_of
-from rubicc.passes.integer import fit_cell, strip
-from rubicc.passes.integer.cells import Spec, Weights, is_reversed, read_weights
+from rubicc.passes.integer import fit_block, fit_cell, strip
+from rubicc.passes.integer.block_bodies import BLOCK_KEY, Attention, AttentionSpec, NormSpec, read_float
+from rubicc.passes.integer.bodies import is_reversed
+from rubicc.passes.integer.cells import Spec, Weights, read_weights
 from rubicc.passes.integer.formats import BLOCK, Format, fit, fit_weight
 from rubicc.passes.integer.legalise import Legalise
 from rubicc.passes.integer.place import Place, PlaceOptions, index_form
@@ -124,6 +126,7 @@ class _Fit:
         self.formats: dict[str, Format] = {}
         self.held: dict[str, fit_cell.Held] = {}
         self.cells: dict[str, Spec] = {}
+        self.blocks: dict[str, NormSpec | AttentionSpec] = {}
         self.exponents: dict[str, tuple[tuple[int, ...], int]] = {}
         self.widened: dict[tuple[str, int, int], int] = {}
         self._choose()
@@ -134,7 +137,7 @@ class _Fit:
     def placed(self) -> Graph:
         """The graph with rounded weights and power-of-two quantisers."""
         values = {name: (form.exponent, form.bits, form.signed) for name, form in self.formats.items()}
-        Place(PlaceOptions(values, self.exponents, self.cells)).run(self.graph)
+        Place(PlaceOptions(values, self.exponents, self.cells, self.blocks)).run(self.graph)
         return self.graph
 
     def _observe(self) -> dict[str, Observer]:
@@ -166,6 +169,9 @@ class _Fit:
             self.formats[value.name or ""] = self._format(value, self._entry_bits(value))
         for stage in self.stages.found:
             form = self._format(stage.result, self._result_bits(stage))
+            if any(_is_attention(reader) for reader in self.readers.get(stage.result, [])):
+                seen = self.seen[stage.result.name or ""]
+                form = fit(seen.samples(), seen.low, seen.high, form.bits, signed=True)
             cell = next((s for s in self.readers.get(stage.result, []) if s.kind == "cell"), None)
             if cell is not None:
                 form = self._gates(cell)
@@ -182,6 +188,8 @@ class _Fit:
                 form = Format(max(form.exponent, min(inputs)), form.bits, form.signed)
             elif stage.kind == "cell":
                 form = self._cell(stage, form.bits)
+            elif stage.kind == "block":
+                form = self._block(stage, form)
             self.formats[stage.result.name or ""] = form
 
     def _gates(self, cell: Stage) -> Format:
@@ -205,6 +213,17 @@ class _Fit:
             )  # fmt: skip
         weights, seen_cell = self._cell_weights(stage), self.recurrent[name]
         self.cells[name] = fit_cell.spec_of(weights, self.held[name], seen_cell, entry, form)
+        return form
+
+    def _block(self, stage: Stage, form: Format) -> Format:
+        block, entry = read_float(stage.node), self.formats[origin(stage.inputs[0]).name or ""]
+        if block is None:
+            raise Unsupported(
+                "RUB-PASS-030", "a Scan is marked as a block of a sequence and its body is none",
+                where=source_of(stage.node), hint="compile the model itself again",
+            )  # fmt: skip
+        made, form = fit_block.spec_of(block, entry, form)
+        self.blocks[stage.node.name or ""] = made
         return form
 
     def _cell_weights(self, stage: Stage) -> Weights:
@@ -254,6 +273,12 @@ class _Fit:
             return options.argument_bits
         if any(reader.kind == "cell" for reader in readers):
             return 16
+        if any(_is_attention(reader) for reader in readers):
+            if options.bits > 8:
+                self._decide(
+                    "RUB-PASS-D43", stage, "queries, keys and values in 8 bits", "products of 8 x 8 bits"
+                )
+            return self._widened("values", options.bits, 8)
         hint = next((h for n in reversed(stage.nodes) if (h := n.metadata_props.get(strip.RESULT_KEY))), None)
         if not hint or not options.own_widths:
             return options.bits
@@ -373,6 +398,10 @@ def _equalise(graph: Graph, items: Sequence[Feeds]) -> None:
             observer.see(arrays[name])
     peaks = {name: observer.peaks for name, observer in observers.items()}
     equalise.Equalise(equalise.EqualiseOptions(peaks)).run(graph)
+
+
+def _is_attention(stage: Stage) -> bool:
+    return stage.node.metadata_props.get(BLOCK_KEY) == Attention.kind
 
 
 def _width(bits: int) -> int:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from rubicc.errors import Unsupported
 from rubicc.ir.graph import Graph, is_quantiser, source_of
+from rubicc.passes.integer import block_bodies
 from rubicc.passes.integer.cells import read_spec
 from rubicc.passes.integer.formats import Format
-from rubicc.passes.integer.place import TABLE_BITS, cell_node, index_of
+from rubicc.passes.integer.place import TABLE_BITS, cell_node, index_of, integer_block
 from rubicc.passes.integer.stages import Stage, bias_of, moved, output_axis, stages
 from rubicc.passes.integer.strip import WEIGHT_KEY
 from rubicc.passes.integer.tables import entries_of
@@ -74,6 +75,7 @@ class Legalise(Pass):
     def _rewrite(self, one: _Quantised) -> None:
         inputs = [self._integer(self._behind(value), one.stage) for value in one.stage.inputs]
         makers = {"product": self._product, "sum": self._sum, "function": self._function, "cell": self._cell}
+        makers["block"] = self._block
         made = makers[one.stage.kind](one, inputs)
         producer = made.producer()
         if producer is not None:
@@ -162,6 +164,16 @@ class Legalise(Pass):
         if ends != (spec.entry, 16, spec.exit, spec.output_bits, True):
             raise _unknown(one.stage, "reads or makes values on other grids than its body")
         return cell_node(self._edit, one.stage.node, gates.value, spec.integers()).outputs[-1]
+
+    def _block(self, one: _Quantised, inputs: list[_Integer]) -> ir.Value:
+        """The same body without the scaling at its ends."""
+        spec, x = block_bodies.read_spec(one.stage.node), inputs[0]
+        if spec is None:
+            raise _unknown(one.stage, "has a body that is no integer block")
+        ends = (x.form.exponent, one.form.exponent, one.form.bits, one.form.signed)
+        if ends != (spec.entry, spec.exit, spec.output_bits, spec.output_signed):
+            raise _unknown(one.stage, "reads or makes values on other grids than its body")
+        return integer_block(self._edit, one.stage.node, x.value, replace(spec, entry=0, exit=0)).outputs[0]
 
     def _function(self, one: _Quantised, inputs: list[_Integer]) -> ir.Value:
         """By table: the argument rounded to at most 12 bits is the index."""

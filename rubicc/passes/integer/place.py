@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
 from rubicc.ir.graph import QONNX_DOMAIN, Graph, is_quantiser
-from rubicc.passes.integer.cells import SPEC_KEY, Spec, integer_body, is_reversed, names_for
+from rubicc.passes.integer import block_bodies
+from rubicc.passes.integer.block_bodies import AttentionSpec, NormSpec
+from rubicc.passes.integer.blocks import block_node
+from rubicc.passes.integer.bodies import is_reversed, names_for
+from rubicc.passes.integer.cells import SPEC_KEY, Spec, integer_body
 from rubicc.passes.integer.formats import Format
 from rubicc.passes.integer.recurrence import initial_state, scan_node
 from rubicc.passes.integer.stages import Stage, bias_of, moved, origin, output_axis, stages
@@ -29,11 +33,13 @@ class PlaceOptions:
         values: exponent, bits and sign of results and entries, by value name.
         weights: exponents per output channel and bits of products, by node name.
         cells: recurrent cells in integers, by node name.
+        blocks: layer normalisations and attentions in integers, by node name.
     """
 
     values: Mapping[str, tuple[int, int, bool]] = field(default_factory=dict)
     weights: Mapping[str, tuple[tuple[int, ...], int]] = field(default_factory=dict)
     cells: Mapping[str, Spec] = field(default_factory=dict)
+    blocks: Mapping[str, NormSpec | AttentionSpec] = field(default_factory=dict)
 
 
 @register
@@ -73,11 +79,16 @@ class Place(Pass):
         return changed
 
     def _cell(self, edit: Editor, stage: Stage) -> bool:
-        """A float cell computes with integers, between real numbers on the grids of its ends."""
-        node, spec = stage.node, self.options.cells.get(stage.node.name or "")
-        if stage.kind != "cell" or spec is None or SPEC_KEY in node.metadata_props:
+        """A float cell or block computes with integers, between real numbers on the grids of its ends."""
+        node, made = stage.node, None
+        spec = self.options.cells.get(stage.node.name or "")
+        block = self.options.blocks.get(stage.node.name or "")
+        if stage.kind == "cell" and spec is not None and SPEC_KEY not in node.metadata_props:
+            made = cell_node(edit, node, stage.inputs[0], spec)
+        if stage.kind == "block" and block is not None and block_bodies.SPEC_KEY not in node.metadata_props:
+            made = integer_block(edit, node, stage.inputs[0], block)
+        if made is None:
             return False
-        made = cell_node(edit, node, stage.inputs[0], spec)
         name, stage.result.name = stage.result.name, edit.fresh(f"{stage.result.name}_float")
         result = made.outputs[-1]
         if stage.result.is_graph_output():
@@ -168,6 +179,17 @@ def cell_node(edit: Editor, like: ir.Node, gates: ir.Value, spec: Spec) -> ir.No
     states = [zeros] * (1 + (spec.kind == "lstm"))
     made = scan_node(edit, like, states, gates, body, spec.kind, is_reversed(like), spec.hidden)
     made.metadata_props[SPEC_KEY] = spec.scalars()
+    return made
+
+
+def integer_block(edit: Editor, like: ir.Node, x: ir.Value, spec: NormSpec | AttentionSpec) -> ir.Node:
+    """A Scan with an integer block in place of the one in ``like``."""
+
+    def body(name: Callable[[str], str]) -> ir.Graph:
+        return block_bodies.integer_body(spec, name, lambda made: edit.stamp(made, like)).graph
+
+    made = block_node(edit, like, x, spec.kind, body)
+    made.metadata_props[block_bodies.SPEC_KEY] = spec.scalars()
     return made
 
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from rubicc.ir.graph import Graph, source_of
 from rubicc.passes.integer import cells
+from rubicc.passes.integer.bodies import names_for
 from rubicc.passes.integer.cells import CELL_KEY, GATES, Weights
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor, constant, is_constant, is_standard, only_use
@@ -102,7 +103,7 @@ class Recurrence(Pass):
     def _scan(
         self, edit: Editor, node: ir.Node, gates: ir.Value, of: Weights, kind: str, backward: bool
     ) -> ir.Value:
-        body = cells.float_body(of, cells.names_for(edit, node), lambda made: edit.stamp(made, node)).graph
+        body = cells.float_body(of, names_for(edit, node), lambda made: edit.stamp(made, node)).graph
         zeros = initial_state(edit, node, gates, of.hidden, np.dtype(np.float32))
         states = 1 + (kind == "lstm")
         made = scan_node(edit, node, [zeros] * states, gates, body, kind, backward, of.hidden)

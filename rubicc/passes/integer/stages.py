@@ -14,10 +14,11 @@ import onnx_ir as ir
 
 from rubicc.ir.graph import Graph, is_quantiser
 from rubicc.passes.cleanup.drop_zero_states import is_zero
+from rubicc.passes.integer.block_bodies import BLOCK_KEY
 from rubicc.passes.integer.cells import CELL_KEY
 from rubicc.passes.rewrite import constant, is_constant, is_standard, only_use
 
-Kind = Literal["product", "sum", "function", "cell"]
+Kind = Literal["product", "sum", "function", "cell", "block"]
 PRODUCTS = ("Conv", "MatMul", "Gemm")
 MOVERS = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 FUNCTIONS = (
@@ -35,8 +36,8 @@ class Stage:
     """One thing to compute with integers.
 
     Attributes:
-        kind: product with constant weights, sum of two values, function of one value, element by element, or
-            recurrent cell (a Scan over projected inputs).
+        kind: product with constant weights, sum of two values, function of one value, element by
+            element, recurrent cell (a Scan over projected inputs), or block (a Scan over sequences).
         node: the product, the sum, or the function's last node.
         inputs: values it reads, as its nodes name them.
         result: value it ends in, a ReLU that follows included.
@@ -139,6 +140,8 @@ class _Finder:
             return self._product(node)
         if node in self.cells:
             return Stage("cell", node, (self.cells[node],), node.outputs[-1], nodes=(node,))
+        if BLOCK_KEY in node.metadata_props and is_standard(node, "Scan") and node.inputs[0] is not None:
+            return Stage("block", node, (node.inputs[0],), node.outputs[0], nodes=(node,))
         leaf = self.leaf.get(node.outputs[0]) if len(node.outputs) == 1 else None
         if leaf is not None:
             return self._function(node, *leaf)
