@@ -43,8 +43,8 @@ class Case:
         return folder
 
 
-def planned(made: Random, net: Net, feeds: dict[str, np.ndarray], frames: int = FRAMES) -> Case:
-    array = plan(net, device("vek280"), Options(frames=frames, objective="tiles"))
+def planned(net: Net, feeds: dict[str, np.ndarray], objective: str = "tiles") -> Case:
+    array = plan(net, device("vek280"), Options(frames=FRAMES, objective=objective))
     return Case(net, array, feeds | reference.run(net, feeds, keep=True))
 
 
@@ -53,7 +53,7 @@ def cells(sequences: int = 1) -> Case:
     made = Random(1, INT8).conv("c", 16, 9, stride=STRIDE, pads=(4, 4))
     made.conv("in", 72, to=INT16, relu=False).cell(Gru, "g", 24, operand=INT16, weight=16, reverse=True)
     made.conv("next", 64, to=INT16, relu=False).cell(Lstm, "l", 16, to=INT16)
-    return planned(made, made.net(), made.feeds(sequences, STRIDE * FRAMES))
+    return planned(made.net(), made.feeds(sequences, STRIDE * FRAMES))
 
 
 def ends(sequences: int) -> Case:
@@ -73,4 +73,4 @@ def ends(sequences: int) -> Case:
         "x": made.made.integers(-128, 128, (sequences, 1, STRIDE * FRAMES)),
         "z": made.made.integers(-3000, 3000, (sequences, 9, FRAMES)),
     }
-    return planned(made, net, feeds)
+    return planned(net, feeds)

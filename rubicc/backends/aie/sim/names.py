@@ -13,6 +13,8 @@ _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 _STRING = re.compile(r'"(?:\\.|[^"\\\n])*"')
 _QUALIFIED = re.compile(r"\b(?:aie|adf)(?:::[A-Za-z_]\w*)+")
 _WORD = re.compile(r"(?<![:\w.])[A-Za-z_]\w*")
+_MEMBER = re.compile(r"(?:\.|->)\s*(?:template\s+)?([A-Za-z_]\w*)\s*(?:<[^;(){}]*>)?\s*\(")
+_DEFINED = re.compile(r"(?<![\w.>])([A-Za-z_]\w*)\s*\([^;{}]*\)\s*(?:const\s*)?(?:\{|;|:[^:])")
 _MACROS = re.compile(r"^(?:chess_\w+|__aie_\w+|REGISTER_\w+)$")
 
 
@@ -22,6 +24,14 @@ def listed() -> dict[str, str]:
     table = json.loads((HOME / "names.json").read_text())
     pages = {key: f"{page['title']} ({page['address']})" for key, page in table["sources"].items()}
     return {name: pages[key] for name, key in table["names"].items()}
+
+
+@functools.cache
+def members() -> dict[str, str]:
+    """Members of AMD's types (``mac``, ``extract``) -> title and address of the page that describes them."""
+    table = json.loads((HOME / "names.json").read_text())
+    pages = {key: f"{page['title']} ({page['address']})" for key, page in table["sources"].items()}
+    return {name: pages[key] for name, key in table["members"].items()}
 
 
 def used(text: str) -> set[str]:
@@ -49,11 +59,24 @@ def _known(name: str) -> str:
     return name
 
 
+def called(text: str) -> set[str]:
+    """Names of member functions that C++ text calls, whoever's they are."""
+    return set(_MEMBER.findall(_STRING.sub('""', _COMMENT.sub(" ", text))))
+
+
 def undocumented(*files: Path) -> dict[str, list[str]]:
-    """Names in C++ files that the list does not hold, by file."""
+    """Names in C++ files that the list does not hold, by file.
+
+    Member functions (shown with a dot) are AMD's where none of the files defines one of that name.
+    """
+    texts = {path: path.read_text(errors="replace") for path in files}
+    own: set[str] = set()
+    for text in texts.values():
+        own.update(_DEFINED.findall(_STRING.sub('""', _COMMENT.sub(" ", text))))
     wrong = {}
-    for path in files:
-        names = sorted(used(path.read_text(errors="replace")) - set(listed()))
+    for path, text in texts.items():
+        names = sorted(used(text) - set(listed()))
+        names += sorted(f".{name}" for name in called(text) - own - set(members()))
         if names:
             wrong[path.name] = names
     return wrong
