@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rubicc.backends.aie import reference
-from rubicc.backends.aie.net import Add, Conv, Edge, Gru, Layer, Lookup, Lstm, Net, Table
+from rubicc.backends.aie.net import Add, Attention, Conv, Edge, Gru, Layer, Lookup, Lstm, Net, Norm, Table
 from rubicc.backends.aie.numbers import Type
 from rubicc.backends.aie.plan.devices import device
 from rubicc.backends.aie.plan.model import AiePlan
@@ -99,6 +99,26 @@ class Random:
             bias=self.made.integers(-999, 999, gates * hidden), operand=operand,
             operand_shift=16 - operand.bits, gate_shift=shift, sigmoid=sigmoid, tanh=self.lookup(),
             output_shift=16 - to.bits, reverse=reverse, **extra,
+        )  # fmt: skip
+        return self._push(made)
+
+    def norm(self, name: str, to: Type = INT8) -> Random:
+        about = self.edges[self.last]
+        width = about.channels
+        made = Norm(
+            name=name, source=f"m.{name}", inputs=(self.last,), output=self._edge(f"{name}:y", width, to),
+            gain=self.weights(width, bits=13), offset=self.made.integers(-(1 << 20), 1 << 20, width),
+            finer=6 if about.type.bits == 8 else 0, floor=3, shift=17 if to.bits == 8 else 9,
+        )  # fmt: skip
+        return self._push(made)
+
+    def attention(self, name: str, heads: int, to: Type = INT8) -> Random:
+        depth = self.edges[self.last].channels // (3 * heads)
+        entries = np.rint(255 * np.exp(-np.arange(1024) / 128)).astype(np.int64)
+        made = Attention(
+            name=name, source=f"m.{name}", inputs=(self.last,),
+            output=self._edge(f"{name}:y", heads * depth, to), heads=heads, depth=depth, score_shift=6,
+            entries=entries, output_shift=29 if to.bits == 8 else 22,
         )  # fmt: skip
         return self._push(made)
 

@@ -9,17 +9,26 @@ from pathlib import Path
 
 import numpy as np
 
-from rubicc.backends.aie.kernels import cells
+from rubicc.backends.aie.kernels import cells, sequence
 from rubicc.backends.aie.kernels.pack import Share, share
-from rubicc.backends.aie.net import Add, Cell, Conv, Gru, Layer, Lstm, Net, Table
+from rubicc.backends.aie.net import Add, Attention, Cell, Conv, Gru, Layer, Lstm, Net, Norm, Table
 from rubicc.backends.aie.numbers import SLOT_BYTES, Type
 from rubicc.backends.aie.plan.model import AiePlan, Port, Stage, Tile
 from rubicc.errors import Unsupported
 
-HEADERS = ("blocks.h", "convolve.h", "elementwise.h", "cells.h")
+HEADERS = ("blocks.h", "convolve.h", "elementwise.h", "cells.h", "sequence.h")
 STACK = 1024
 MOST_SHIFT = 31
-TEMPLATES: dict[type[Layer], str] = {Conv: "convolve", Add: "add", Table: "table", Gru: "gru", Lstm: "lstm"}
+TEMPLATES: dict[type[Layer], str] = {
+    Conv: "convolve",
+    Add: "add",
+    Table: "table",
+    Gru: "gru",
+    Lstm: "lstm",
+    Norm: "norm",
+    Attention: "attention",
+}
+_BLOCKS = (Norm, Attention)
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ def write(plan: AiePlan, net: Net, folder: Path) -> dict[str, Instance]:
     home = folder / "src" / "kernels"
     home.mkdir(parents=True, exist_ok=True)
     layers = {layer.name: layer for layer in net.layers}
-    refused = [(stage, why) for stage in plan.stages if (why := refusal(layers[stage.layer], stage))]
+    refused = [(stage, why) for stage in plan.stages if (why := refusal(layers[stage.layer], plan, stage))]
     if refused:
         stage, why = refused[0]
         what = f"{len(refused)} layers have no kernel: {why}"
@@ -75,7 +84,7 @@ def write(plan: AiePlan, net: Net, folder: Path) -> dict[str, Instance]:
     return made
 
 
-def refusal(layer: Layer, stage: Stage) -> str:
+def refusal(layer: Layer, plan: AiePlan, stage: Stage) -> str:
     """Why a layer has no kernel; empty where it has one."""
     if isinstance(layer, Conv):
         low, high = int(layer.shift.min()), int(layer.shift.max())
@@ -88,6 +97,8 @@ def refusal(layer: Layer, stage: Stage) -> str:
         return "" if stage.split.t == 1 or not any(stage.delays) else "a delayed sum whose tiles take turns"
     if isinstance(layer, Cell):
         return cells.refusal(layer, stage)
+    if isinstance(layer, _BLOCKS):
+        return sequence.refusal(layer, plan, stage)
     return "" if isinstance(layer, Table) else f"{stage.kind} has no kernel"
 
 
@@ -108,6 +119,7 @@ class _StageWriter:
     def header(self) -> str:
         template = "convolve" if isinstance(self.layer, Conv) else "elementwise"
         template = "cells" if isinstance(self.layer, Cell) else template
+        template = "sequence" if isinstance(self.layer, _BLOCKS) else template
         lines = ["#pragma once", "", *self._about(), f'#include "{template}.h"', ""]
         specs: dict[str, str] = {}
         classes: list[str] = []
@@ -141,6 +153,8 @@ class _StageWriter:
             rows = self._sum(self.layer, tile)
         elif isinstance(self.layer, Cell):
             rows = cells.spec(self.plan, self.net, self.stage, self.layer, self._inputs(tile))
+        elif isinstance(self.layer, _BLOCKS):
+            rows = sequence.spec(self.plan, self.net, self.stage, self.layer, tile)
         else:
             assert isinstance(self.layer, Table)
             rows = self._table(self.layer, tile)
@@ -200,6 +214,9 @@ class k_{tile.name} {{
     def _constants(self, tile: Tile) -> Iterator[str]:
         if isinstance(self.layer, Table):
             yield _array(f"entries_{tile.name}", self.to.cpp, self.layer.lookup.entries)
+        if isinstance(self.layer, _BLOCKS):
+            for what, kind, values in sequence.constants(self.layer):
+                yield _array(f"{what}_{tile.name}", kind, values)
         if isinstance(self.layer, Cell):
             weight = Type(max(8, self.layer.recurrent_type.bits))
             yield _array(f"weights_{tile.name}", weight.cpp, cells.weights(self.layer))
@@ -222,6 +239,10 @@ class k_{tile.name} {{
             return
         if isinstance(self.layer, Add):
             yield f"layer_.whole({self._at(tile, 0)}, {self._at(tile, 1)}, out.data());"
+            return
+        if isinstance(self.layer, _BLOCKS):
+            given = ", ".join(f"{what}_{name}" for what, _, _ in sequence.constants(self.layer))
+            yield f"layer_.whole({self._at(tile, 0)}, out.data(), {given});"
             return
         if isinstance(self.layer, Cell):
             second = "in1.data()" if len(self._inputs(tile)) > 1 else "nullptr"
@@ -265,7 +286,7 @@ class k_{tile.name} {{
 def _array(name: str, kind: str, values: np.ndarray) -> str:
     texts = list(map(str, values.tolist()))
     rows = ",\n  ".join(", ".join(texts[i : i + 24]) for i in range(0, len(texts), 24))
-    return f"alignas(32) static const {kind} {name}[{len(texts)}] = {{\n  {rows}}};"
+    return f"alignas(64) static const {kind} {name}[{len(texts)}] = {{\n  {rows}}};"
 
 
 __all__ = ["Instance", "Share", "write"]

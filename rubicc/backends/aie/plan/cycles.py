@@ -164,6 +164,9 @@ def assumptions(generation: str) -> dict[str, str]:
         "banks": "no stalls by bank conflicts: ping, pong and weights lie apart; the published figures "
         "contain what remains",
         "lookup": "2 scalar cycles per table entry; no published figure",
+        "scalar": "40 cycles per integer division and 96 per integer root on the scalar unit (attention, "
+        "layer normalisation); no published figure",
+        "blanking": "zeros between sequences are written by the scalar unit once per sequence; not counted",
         "cascade": f"an accumulator of 4 x 8 is two words of 512 bits, one a cycle; "
         f"{constant('hop'):.0f} cycles of latency per hop",
         "streams": "4 bytes a cycle (8 on AIE-MLv2), no contention between circuit-switched streams; a "

@@ -162,7 +162,7 @@ class Stage:
     Attributes:
         index: place in the plan.
         layer: name of the layer in the network; ``source`` its module path.
-        kind: ``conv``, ``add``, ``table``, ``gru``, ``lstm``.
+        kind: ``conv``, ``add``, ``table``, ``gru``, ``lstm``, ``norm``, ``attention``.
         variant: kernel variant (its name in the variants' table).
         widths: (activation bits, weight bits) as multiplied; (bits, 0) without weights.
         split: over tiles.

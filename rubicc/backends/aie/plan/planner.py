@@ -18,6 +18,7 @@ from rubicc.errors import Unsupported, UsageError, VerificationFailed
 
 OBJECTIVES = ("throughput", "latency", "tiles")
 BLOCKS = (16, 32, 64, 128)
+MOST_BLOCK = 1024
 PRICES = (0.0, 0.25, 0.5)  # of a stream, in tiles: what is scarce differs between networks
 
 
@@ -50,7 +51,11 @@ class Options:
         wrong = [
             ("objective", self.objective, self.objective in OBJECTIVES),
             ("frames", self.frames, 1 <= self.frames <= 1 << 24),
-            ("block", self.block, self.block is None or (self.block % 16 == 0 and 16 <= self.block <= 1024)),
+            (
+                "block",
+                self.block,
+                self.block is None or (self.block % 16 == 0 and 16 <= self.block <= MOST_BLOCK),
+            ),
             ("interval", self.interval, self.interval is None or self.interval > 0),
             ("busy", self.busy, 0 <= self.busy <= 1),
             ("turns", self.turns, 1 <= self.turns <= 4),
@@ -79,9 +84,10 @@ def plan(net: Net, device: Device, options: Options | None = None) -> AiePlan:
     for fact in NEEDED:
         device[fact]
     drafted = draft(net, device)
+    blocks = _blocks(drafted, options)
     best: tuple[Attempt, Made] | None = None
     reasons: list[str] = []
-    for block in (options.block,) if options.block else BLOCKS:
+    for block in blocks:
         found = _search(net, drafted, device, block, options, reasons)
         if found is not None and (best is None or _score(found, options) > _score(best, options)):
             best = found
@@ -103,6 +109,20 @@ def plan(net: Net, device: Device, options: Options | None = None) -> AiePlan:
             "RUB-AIE-213", f"the plan breaks {len(faults)} rules: {faults[0]}", hint="report this network"
         )
     return made
+
+
+def _blocks(drafted: Drafted, options: Options) -> tuple[int, ...]:
+    """Work units to try: attentions want a whole sequence in one."""
+    if not any(stage.heads for stage in drafted.stages):
+        return (options.block,) if options.block else BLOCKS
+    whole = -(-(options.frames * drafted.lanes + drafted.gap) // 16) * 16
+    if options.block not in (None, whole) or whole > MOST_BLOCK:
+        raise UsageError(
+            "RUB-AIE-204", f"block={options.block or whole} cannot be planned for: attentions compute "
+            f"sequences as a whole, {whole} frames here",
+            hint=f"leave it out; give at most {MOST_BLOCK} frames",
+        )  # fmt: skip
+    return (whole,)
 
 
 def _search(

@@ -145,7 +145,7 @@ def work_of(
         lead=0 if taps.first else lead(stage), dilation=stage.dilation, cascade_in=place > 0,
         cascade_out=place < chain - 1, ports=len(stage.layer.inputs), table_entries=stage.tables,
         hidden=stage.hidden, channels=units.count * stage.channels,
-        together=stage.channels * (units.count if whole(stage) else 1),
+        together=stage.channels * (units.count if whole(stage) else 1), heads=units.count * stage.heads,
     )  # fmt: skip
 
 

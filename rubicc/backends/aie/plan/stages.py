@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from rubicc.backends.aie.net import Add, Cell, Conv, Layer, Lstm, Net, Table
+from rubicc.backends.aie.net import Add, Attention, Cell, Conv, Layer, Lstm, Net, Norm, Table
 from rubicc.backends.aie.plan.devices import Device
 from rubicc.backends.aie.plan.model import Note, Packing
 from rubicc.errors import Unsupported
@@ -36,7 +36,7 @@ class Draft:
 
     Attributes:
         layer: of the network.
-        kind: ``conv``, ``add``, ``table``, ``gru``, ``lstm``.
+        kind: ``conv``, ``add``, ``table``, ``gru``, ``lstm``, ``norm``, ``attention``.
         widths: (activation, weight) bits as multiplied.
         stored: bits of the input edge.
         out_bits: bits of the output edge.
@@ -52,6 +52,7 @@ class Draft:
         tables: entries.
         hidden: units of a cell.
         channels: output channels of one unit, padded to blocks of 8.
+        heads: of one unit of an attention, whose work unit is a whole sequence; 0 otherwise.
     """
 
     layer: Layer
@@ -76,6 +77,7 @@ class Draft:
     tables: int = 0
     hidden: int = 0
     channels: int = 8
+    heads: int = 0
 
     @property
     def stateless(self) -> bool:
@@ -133,6 +135,7 @@ def draft(net: Net, device: Device) -> Drafted:
         )  # fmt: skip
     made = _segments(net, made)
     made = _lags(net, made)
+    _whole_sequences(made)
     gap = max(max(d.left, _after(d)) for d in made)
     packed = [d.packing.stride for d in made if d.packing]
     slots = {name: edge.blocks for name, edge in net.edges.items()}
@@ -156,6 +159,8 @@ def _stage(net: Net, layer: Layer, device: Device, lanes: int, notes: list[Note]
                   1, into.blocks, out.blocks, delays=(0,) * len(layer.inputs))  # fmt: skip
     if isinstance(layer, Cell):
         return _cell(net, layer, device, plain)
+    if isinstance(layer, (Norm, Attention)):
+        return _block(layer, device, lanes, plain)
     if len(bits) > 1 or len(slots) > 1:
         return f"its inputs have {sorted(bits)} bits and {sorted(slots)} channel blocks"
     if into.type.bits not in (8, 16) or out.type.bits not in (8, 16):
@@ -180,6 +185,24 @@ def _units(into: int, out: int) -> tuple[int, int, int]:
         return into, 1, 1
     few = min(into, out)
     return few, -(-into // few), -(-out // few)
+
+
+def _block(layer: Norm | Attention, device: Device, lanes: int, plain: Draft) -> Draft | str:
+    if plain.stored not in (8, 16) or plain.out_bits not in (8, 16):
+        return f"it turns {plain.stored} bits into {plain.out_bits}; kernels have 8 and 16"
+    if isinstance(layer, Norm):
+        if len(layer.gain) % 8:
+            return f"it has {len(layer.gain)} channels; the kernel takes multiples of 8"
+        return replace(plain, kind="norm", widths=(16, 16), channels=len(layer.gain))
+    shape = device.shapes.get((8, 8))
+    if shape is None or shape.m != LANES or lanes > 1 or layer.depth % 8:
+        why = "recurrent layers beside it" if lanes > 1 else f"heads of {layer.depth} channels"
+        return f"an attention with {why} on {device.part}; it takes multiples of 8, one sequence at a time"
+    into, out = 3 * layer.depth // 8, layer.depth * plain.out_bits // 64
+    return replace(
+        plain, kind="attention", widths=(8, 8), units=layer.heads, unit_in=into, unit_out=out, heads=1,
+        depth=layer.depth // 8, tables=len(layer.entries), channels=layer.depth,
+    )  # fmt: skip
 
 
 def _cell(net: Net, layer: Cell, device: Device, plain: Draft) -> Draft | str:
@@ -321,6 +344,22 @@ def _lags(net: Net, stages: list[Draft]) -> list[Draft]:
         lag[stage.layer.output] = (stage.segment, made.lag)
         done.append(made)
     return done
+
+
+def _whole_sequences(stages: list[Draft]) -> None:
+    """Refuse an attention whose sequence would not begin where a work unit does.
+
+    Raises:
+        Unsupported: RUB-AIE-210.
+    """
+    late = [stage for stage in stages if stage.heads and stage.lag]
+    if late:
+        what = f"its input comes {late[0].lag} frames late, behind convolutions over time"
+        raise Unsupported(
+            "RUB-AIE-210", f"an attention cannot be streamed: {what}", where=late[0].layer.source,
+            hint="use linear layers only before attentions",
+            findings=tuple(Refusal(s.layer.name, s.layer.source, what) for s in late),
+        )  # fmt: skip
 
 
 def crossings(net: Net, stages: tuple[Draft, ...]) -> Iterator[tuple[str, int, int]]:

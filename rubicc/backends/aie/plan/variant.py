@@ -19,7 +19,7 @@ class Work:
     """The share of a layer that one tile computes for one work unit.
 
     Attributes:
-        kind: ``conv``, ``add``, ``table``, ``gru``, ``lstm``.
+        kind: ``conv``, ``add``, ``table``, ``gru``, ``lstm``, ``norm``, ``attention``.
         frames: Tb.
         out_blocks: channel blocks of the output that it computes; a slot of 8 bytes each.
         in_blocks: channel blocks of each input that it uses.
@@ -36,6 +36,7 @@ class Work:
         table_entries: entries of all tables together, 2 bytes each.
         hidden: units of a recurrent layer; 0 otherwise.
         channels: output channels of a convolution on this tile, padded to blocks of 8.
+        heads: of an attention on this tile.
         together: those of them that read the same input channels (a group's; all of them without groups).
     """
 
@@ -60,6 +61,7 @@ class Work:
     hidden: int = 0
     channels: int = 8
     together: int = 8
+    heads: int = 0
 
 
 @dataclass(frozen=True)

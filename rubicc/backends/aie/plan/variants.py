@@ -9,6 +9,8 @@ entry                      loops of the templates
 ``add``                    ``elementwise.h``, ``add::whole``
 ``table``                  ``elementwise.h``, ``table::whole``: indices by vectors, entries by the scalar unit
 ``gru``, ``lstm``          ``cells.h``, ``operand``, ``multiply``, ``whole`` with ``lookup::of`` inside
+``norm``                   ``sequence.h``, ``norm::whole``
+``attention``              ``sequence.h``, ``attention``: ``score``, ``weigh``, ``mix``
 =========================  ==================================================================================
 
 ``blocks.h``, ``move`` is the loop of everything that is copied. A register block of a convolution is 16
@@ -30,6 +32,8 @@ ROWS = 4  # frames of one product
 STACK = 1024
 PROGRAM = 6 * 1024
 LOOKUPS = 0.5  # table entries per cycle: the scalar unit loads the index, then the entry, and stores
+DIVISION = 40  # cycles of a division of 32-bit numbers, which the compiler makes of subtractions
+ROOT = 16 * 6  # of an integer root of 32 bits: sixteen steps of six operations
 _VECTOR = 32  # bytes of a load and of a store
 
 
@@ -240,6 +244,81 @@ class CellVariant:
         return Schedule((operand, product, read, gates), work.ports + 1, macs)
 
 
+@dataclass(frozen=True)
+class NormVariant:
+    """Layer normalisations: 4 frames at a time, all channels on one tile."""
+
+    name: str = "norm"
+
+    def matches(self, work: Work, shapes: Mapping[tuple[int, int], Shape]) -> bool:
+        """Any of them."""
+        return work.kind == "norm"
+
+    def footprint(self, work: Work) -> Footprint:
+        """Gains and offsets, and the deviations of 4 frames."""
+        items = (
+            ("stack", STACK),
+            ("weights", _align(2 * work.channels)),
+            ("bias", _align(4 * work.channels)),
+            ("scratch", _align(2 * ROWS * work.channels)),
+        )
+        return Footprint(items, PROGRAM)
+
+    def schedule(self, work: Work, shape: Shape) -> Schedule:
+        """Per 4 frames: means, deviations and their squares, then a root and a reciprocal of each frame by
+        the scalar unit, and the results."""
+        fours, blocks = math.ceil(work.frames / ROWS), work.channels // 8
+        wide, made = work.stored // 8, work.output // 8
+        read = {"data": wide * _VECTOR}
+        loops = (
+            Loop("means", fours, blocks, vector=1 + wide, **read),
+            Loop("squares", fours, blocks, mac=2, store=64, vector=5 + 2 * wide, **read),
+            Loop("roots", fours * ROWS, 1, scalar=ROOT + DIVISION),
+            # A product of two 32-bit numbers is four of 16 bits; 32 of them in two halves.
+            Loop("results", fours, blocks, mac=9, data=64, weight=48, store=made * _VECTOR, vector=10),
+        )
+        return Schedule(loops, work.ports + 1, 0)
+
+
+@dataclass(frozen=True)
+class AttentionVariant:
+    """Attention: scores, softmax and weighted sums of 4 queries at a time, head by head."""
+
+    name: str = "attention"
+
+    def matches(self, work: Work, shapes: Mapping[tuple[int, int], Shape]) -> bool:
+        """Products of 8 by 8 bits with four rows."""
+        return work.kind == "attention" and (8, 8) in shapes and shapes[8, 8].m == ROWS
+
+    def footprint(self, work: Work) -> Footprint:
+        """The table; scores, indices and weights of 4 queries."""
+        keys = _align(work.frames, 8)
+        items = (
+            ("stack", STACK),
+            ("tables", _align(work.table_entries)),
+            ("scratch", _align(ROWS * keys * 5 + 256)),
+        )
+        return Footprint(items, PROGRAM)
+
+    def schedule(self, work: Work, shape: Shape) -> Schedule:
+        """Per 4 queries: a product for 8 keys at a time, their largest, an entry for each, a reciprocal of
+        each query by the scalar unit, and a product for 8 channels at a time."""
+        keys = math.ceil(work.frames / 8)
+        queries = work.heads * math.ceil(work.frames / ROWS)
+        issue, made = max(1.0, 8 / shape.n) * shape.cycles, work.output // 8
+        loops = (
+            Loop("scores", queries * keys, work.depth, issue, data=_VECTOR, weight=64, vector=2),
+            Loop("largest", queries, keys, data=64, vector=1),
+            Loop("indices", queries, keys, data=64, store=64, vector=5),
+            Loop("look-up", queries, keys * ROWS * 8, scalar=1 / LOOKUPS),
+            Loop("sums", queries, keys, issue, data=_VECTOR),
+            Loop("reciprocals", queries * ROWS, 1, scalar=DIVISION),
+            Loop("mixes", queries * work.depth, keys, issue, data=_VECTOR, weight=64, outer=8 + made * 2),
+        )
+        macs = 2 * work.heads * work.depth * 8 * work.frames * work.frames
+        return Schedule(loops, work.ports + 1, macs)
+
+
 TABLE: tuple[Variant, ...] = (
     ConvVariant("conv_sliding_wide", 2, sliding=True),
     ConvVariant("conv_sliding", 1, sliding=True),
@@ -251,6 +330,8 @@ TABLE: tuple[Variant, ...] = (
     TableVariant(),
     CellVariant("gru", 3),
     CellVariant("lstm", 4),
+    NormVariant(),
+    AttentionVariant(),
 )
 
 
