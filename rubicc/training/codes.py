@@ -7,8 +7,8 @@ CODES: dict[str, tuple[str, str]] = {
         "operator without a trainable form",
         "The graph cannot be made a torch module: it has operators no gradient passes through here, such as "
         "Loop, Scan and If with nested graphs, and integer products. The message lists all of them. Run the "
-        "cleanup passes first, which fold what hangs on constants; write loops as GRU, LSTM or RNN, and train "
-        "before a pass has made integer kernels.",
+        "cleanup passes first, which fold what hangs on constants; write loops as GRU, LSTM or RNN, and "
+        "train before a pass has made integer kernels.",
     ),
     "RUB-TRAIN-002": (
         "a node cannot run in the trainable twin",

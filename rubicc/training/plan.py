@@ -26,7 +26,7 @@ class Plan:
     """What a step of training runs.
 
     Attributes:
-        registers: constants in their places, ``None`` elsewhere; the first one stays ``None``, for omitted inputs.
+        registers: constants in their places, ``None`` elsewhere; the first one, for omitted inputs, stays so.
         sources: registers filled at every call, by value name (feeds, weights).
         steps: (function, registers read, registers written, registers emptied).
         results: registers by output name.

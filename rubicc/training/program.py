@@ -58,7 +58,7 @@ class Program:
 
 def refuse(graph: Graph) -> None:
     """Raise ``RUB-TRAIN-001`` listing every operator the twin has no form for."""
-    rows = {}
+    rows: dict[str, str] = {}
     for node in graph.nodes:
         key = op_key(node)
         if key not in BUILDERS and key not in _FROM_SHAPES:
@@ -111,7 +111,7 @@ def analyse(graph: Graph, weights: Collection[ir.Value], dtype: np.dtype, keep: 
         elif all(value in changing or value in known for value in present):
             changing.update(node.outputs)
         items.append(item)
-    kept = {value for value in graph.outputs} | {v for i in items for v in i.outputs if v.name in keep}
+    kept = set(graph.outputs) | {v for i in items for v in i.outputs if v.name in keep}
     items = _joined(items, kept)
     _find_last(items, kept)
     return Program(constants, items)
@@ -153,11 +153,7 @@ def failed(node: ir.Node, err: BaseException) -> VerificationFailed:
 
 def _joined(items: list[Item], kept: set[ir.Value]) -> list[Item]:
     """Pairs that torch has one kernel for: product and bias, ``x * sigmoid(x)``."""
-    readers: dict[ir.Value, int] = {}
-    for item in items:
-        for value in item.inputs:
-            if value is not None:
-                readers[value] = readers.get(value, 0) + 1
+    readers = _readers(items)
     made = {value: item for item in items for value in item.outputs}
     gone: set[int] = set()
     for item in items:
@@ -166,7 +162,7 @@ def _joined(items: list[Item], kept: set[ir.Value]) -> list[Item]:
         for one, other in ((0, 1), (1, 0)):
             value, partner = item.inputs[one], item.inputs[other]
             before = made.get(value) if value is not None else None
-            if before is None or partner is None or readers[value] != 1 or value in kept:
+            if value is None or before is None or partner is None or readers[value] != 1 or value in kept:
                 continue
             joined = _pair(item, before, partner)
             if joined:
@@ -181,10 +177,21 @@ def _pair(item: Item, before: Item, partner: ir.Value) -> tuple[str, list[ir.Val
     if item.key == "Mul" and before.key == "Sigmoid" and before.inputs == [partner]:
         return "rubicc::Silu", [partner]
     weight = before.inputs[1] if before.key in _JOINS_BIAS else None
-    if item.key == "Add" and weight is not None and _rank(weight) == 2 and _rank(partner) == 1:
-        if weight.is_initializer() and partner.is_initializer():
-            return "rubicc::Linear", [before.inputs[0], weight, partner]
-    return None
+    if item.key != "Add" or weight is None or not (weight.is_initializer() and partner.is_initializer()):
+        return None
+    if (_rank(weight), _rank(partner)) != (2, 1):
+        return None
+    return "rubicc::Linear", [before.inputs[0], weight, partner]
+
+
+def _readers(items: list[Item]) -> dict[ir.Value, int]:
+    """How often items read each value."""
+    counts: dict[ir.Value, int] = {}
+    for item in items:
+        for value in item.inputs:
+            if value is not None:
+                counts[value] = counts.get(value, 0) + 1
+    return counts
 
 
 def _rank(value: ir.Value) -> int | None:
@@ -199,12 +206,7 @@ def _find_last(items: list[Item], kept: set[ir.Value]) -> None:
         values = {value for value in (*item.inputs, *item.outputs) if value is not None}
         item.last = [value for value in values if value not in seen]
         seen |= values
-        first = item.inputs[0] if item.inputs else None
-    readers: dict[ir.Value, int] = {}
-    for item in items:
-        for value in item.inputs:
-            if value is not None:
-                readers[value] = readers.get(value, 0) + 1
+    readers = _readers(items)
     for item in items:
         first = item.inputs[0] if item.inputs else None
         if item.key != "Relu" or first is None or readers[first] != 1 or first in kept:

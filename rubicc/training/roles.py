@@ -85,9 +85,11 @@ def roles(graph: Graph) -> Roles:
                 statistics[value.name or ""] = None
             elif key in _QUANTISERS and index == 1 and value.is_initializer():
                 scales[value.name or ""] = None
-            elif any(out in wanted for out in node.outputs) if constant else True:
-                if _carries(key, index) if constant else _learns(key, index, value):
+            elif not constant:
+                if _learns(key, index, value):
                     wanted.add(value)
+            elif _carries(key, index) and any(out in wanted for out in node.outputs):
+                wanted.add(value)
     learned = [
         name
         for name, value in graph.ir.initializers.items()

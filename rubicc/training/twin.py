@@ -27,17 +27,18 @@ _SMALLEST = 2.0**-20  # of its first value: as small as a learned scale may get
 class Twin(nn.Module):
     """A graph as a torch module.
 
-    Its parameters are the float tensors of the graph that products, biases, norms and embeddings read; buffers
-    are the running statistics of BatchNormalization. Everything that hangs on constants is folded, everything
-    that hangs on shapes is computed once per input shape; a training step runs a flat list of torch functions.
+    Its parameters are the float tensors of the graph that products, biases, norms and embeddings read; its
+    buffers are the running statistics of BatchNormalization. What hangs on constants is folded, what hangs on
+    shapes is computed once per input shape; a training step runs a flat list of torch functions.
 
     In train mode BatchNormalization uses and gathers the statistics of the batch and Dropout acts; in eval
-    mode the twin computes what :func:`rubicc.ir.executor.execute` computes. Quantisers round in both modes and
-    pass gradients straight through within their range; so do Round, Floor and Ceil, whose own gradient is 0.
+    mode the twin computes what :func:`rubicc.ir.executor.execute` computes. Quantisers round in both modes
+    and pass gradients straight through within their range; so do Round, Floor and Ceil, whose own gradient
+    is 0.
 
     Args:
-        graph: a legal graph; the cleaned form (``PIPELINES["cleanup"]``) is smaller and faster, any form works.
-            It is not changed.
+        graph: a legal graph, which is not changed; the cleaned form (``PIPELINES["cleanup"]``) is smaller and
+            faster, any form works.
         trainable: takes the name of a tensor that could be a parameter, statistic or scale; where it says
             False, the tensor stays as it is. ``None`` leaves out nothing.
         learned_scales: scales of Quant and BipolarQuant are parameters too, with LSQ's gradient.
@@ -225,16 +226,17 @@ class Twin(nn.Module):
     def _hold_positive(self, name: str) -> None:
         module_name = next(m for m, n in self.names.items() if n == name)
         floor = f"{module_name}_floor"
-        self.register_buffer(floor, self.get_parameter(module_name).detach().abs() * _SMALLEST, persistent=False)
+        self.register_buffer(
+            floor, self.get_parameter(module_name).detach().abs() * _SMALLEST, persistent=False
+        )
         self._floors[module_name] = floor
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: self._value(module_name) for module_name, name in self.names.items()}
 
     def _value(self, module_name: str) -> Tensor:
-        tensor = self._parameters.get(module_name)
-        if tensor is None:
-            tensor = self._buffers[module_name]
+        tensor: Tensor | None = self._parameters.get(module_name)
+        tensor = self._buffers[module_name] if tensor is None else tensor
         assert tensor is not None
         floor = self._floors.get(module_name)
         return tensor if floor is None else Positive.apply(tensor, self._buffers[floor])

@@ -133,7 +133,9 @@ def clip(site: Site) -> Run:
     low, high = site.scalar("min", 1), site.scalar("max", 2)
     if low is None and high is None:
         return lambda x, *_: x
-    bounds = [None if bound is None else bound.item() if hasattr(bound, "item") else bound for bound in (low, high)]
+    bounds = [
+        None if bound is None else bound.item() if hasattr(bound, "item") else bound for bound in (low, high)
+    ]
     return lambda x, *_: torch.clamp(x, *bounds)
 
 
@@ -149,15 +151,19 @@ def is_inf(site: Site) -> Run:
     up, down = bool(site.attr("detect_positive", 1)), bool(site.attr("detect_negative", 1))
     if up and down:
         return torch.isinf
-    return torch.isposinf if up else torch.isneginf if down else (lambda x: torch.zeros_like(x, dtype=torch.bool))
+    return (
+        torch.isposinf
+        if up
+        else torch.isneginf
+        if down
+        else (lambda x: torch.zeros_like(x, dtype=torch.bool))
+    )
 
 
 @op("Cast", "CastLike")
 def cast(site: Site) -> Run:
     """Conversion; float to integer truncates, floats stay in the twin's type."""
-    target = (
-        site.tensor_of(1).dtype if site.node.op_type == "CastLike" else site.torch_dtype(site.attr("to"))
-    )
+    target = site.tensor_of(1).dtype if site.node.op_type == "CastLike" else site.torch_dtype(site.attr("to"))
     return lambda x, *_: x.to(target)
 
 

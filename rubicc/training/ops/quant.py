@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -84,12 +86,14 @@ def trunc(site: Site) -> Run:
     known = site[1]
     ratio = np.asarray(2 ** np.round(np.log2(site[4] / known)))
     bounds = int_range(site[5], bool(site.attr("signed", 1)), bool(site.attr("narrow", 0)))
-    low, high = (_number(site, np.asarray(bound)) for bound in bounds)
+    limits: Any = tuple(_number(site, np.asarray(bound)) for bound in bounds)
     zero, step, shift = _number(site, site[2]), _number(site, ratio), _number(site, site[2] / ratio)
 
-    def second(x: Tensor, scale: Tensor, zero_point: Tensor, bits: Tensor, out_scale: Tensor, *_: Tensor) -> Tensor:
+    def second(
+        x: Tensor, scale: Tensor, zero_point: Tensor, bits: Tensor, out_scale: Tensor, *_: Tensor
+    ) -> Tensor:
         levels = straight_through(torch.round, x / scale + zero) / step
-        return (straight_through(drop, torch.clamp(levels, low, high)) - shift) * out_scale
+        return (straight_through(drop, torch.clamp(levels, *limits)) - shift) * out_scale
 
     return second
 

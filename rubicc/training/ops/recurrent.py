@@ -110,10 +110,11 @@ def recurrent(site: Site) -> Run:
     ) -> tuple[Tensor, ...]:
         if x.dtype != w.dtype:  # under autocast: the kernels want one type
             x = x.to(w.dtype)
-        states = tuple(zeros if s is None else s for s in (h, c)[: form.states])
+        given = (h, c)[: form.states]
         if form.batch_first:
             x = x.transpose(0, 1)
-            states = tuple(s.transpose(0, 1) for s in states)
+            given = tuple(s if s is None else s.transpose(0, 1).contiguous() for s in given)
+        states = tuple(zeros if s is None else s for s in given)
         y, *finals = layers(x, w, r, b, states, None if full else lengths, peepholes)
         if form.batch_first:
             return y.permute(2, 0, 1, 3), *(s.transpose(0, 1) for s in finals)
@@ -172,6 +173,7 @@ def _packed(
     # the packed form has no empty sequences: those run one step, and what it gave is put aside below
     packed = pack_padded_sequence(x, lengths.clamp_min(1).cpu(), enforce_sorted=False)
     order, back = packed.sorted_indices, packed.unsorted_indices
+    assert order is not None and back is not None
     inner = [s.index_select(1, order) for s in states]
     first: Any = inner if form.states == 2 else inner[0]
     data, *finals = kernel(packed.data, packed.batch_sizes, first, *rest)

@@ -158,7 +158,9 @@ def depth_space(site: Site) -> Run:
     b = site.attr("blocksize")
     if site.node.op_type == "SpaceToDepth":
         return lambda x: (
-            x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b * b, h // b, w // b)
+            x.reshape(n, c, h // b, b, w // b, b)
+            .permute(0, 3, 5, 1, 2, 4)
+            .reshape(n, c * b * b, h // b, w // b)
         )
     deep = c // (b * b)
     if site.attr("mode", "DCR") == "DCR":

@@ -45,10 +45,12 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """See the class."""
         return function(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        """Gradients by argument."""
         return None, gradient
 
 
@@ -71,13 +73,14 @@ class FakeQuantise(torch.autograd.Function):
         x: Tensor,
         scale: Tensor,
         zero: Tensor | float,
-        low: Tensor | float,
-        high: Tensor | float,
+        low: Any,
+        high: Any,
         rounding: Callable[[Tensor], Tensor],
         margin: float,
         share: float,
         decide: torch.dtype | None,
     ) -> Tensor:
+        """See the class."""
         narrow = decide is not None and decide != x.dtype
         levels = (x.to(decide) / scale.to(decide)) if narrow else x / scale
         shifted = isinstance(zero, Tensor) or zero != 0.0
@@ -87,7 +90,7 @@ class FakeQuantise(torch.autograd.Function):
         inside = (levels >= low - margin) & (levels <= high + margin) if needs_x or needs_scale else None
         whole = rounding(levels.clamp(low, high) if needs_scale else levels.clamp_(low, high))
         step = None
-        if needs_scale:
+        if needs_scale and inside is not None:
             step = torch.where(inside, whole - levels, whole - zero if shifted else whole)
         if narrow:
             whole = whole.to(x.dtype)
@@ -99,6 +102,7 @@ class FakeQuantise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        """Gradients by argument."""
         inside, step = ctx.saved_tensors
         to_x = torch.where(inside, gradient, 0.0) if inside is not None else None
         to_scale = None
@@ -108,10 +112,14 @@ class FakeQuantise(torch.autograd.Function):
 
 
 class FakeSign(torch.autograd.Function):
-    """``+scale`` where ``x >= 0`` else ``-scale``; gradient of ``x`` within ``|x| <= scale``, LSQ's of ``scale``."""
+    """``scale`` where ``x >= 0`` else ``-scale``.
+
+    ``x`` gets the gradient within ``|x| <= scale``; ``scale`` gets LSQ's.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor | float, share: float) -> Tensor:
+        """See the class."""
         levels = x / scale + zero
         sign = torch.where(levels >= 0, 1.0, -1.0).to(x.dtype) - zero
         needs_x, needs_scale = ctx.needs_input_grad[:2]
@@ -122,6 +130,7 @@ class FakeSign(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        """Gradients by argument."""
         inside, sign = ctx.saved_tensors
         to_x = torch.where(inside, gradient, 0.0) if inside is not None else None
         to_scale = None if sign is None else (gradient * sign).sum_to_size(ctx.scale_shape) * ctx.share
@@ -133,10 +142,12 @@ class Positive(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scale: Tensor, floor: Tensor) -> Tensor:
+        """See the class."""
         ctx.save_for_backward(scale)
         return torch.maximum(scale.abs(), floor)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Gradients by argument."""
         (scale,) = ctx.saved_tensors
         return torch.where(scale < 0, -gradient, gradient), None
