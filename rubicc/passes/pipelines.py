@@ -91,6 +91,8 @@ AIE: tuple[Step, ...] = (
     Step("integer.strip", "after folding: weights are constants then; before fusion, which quantisers stop"),
     *CLEANUP[_FUSE:-1],
     Step("integer.recurrence", "after folding, which shows constant states: cells are projections and Scans"),
+    Step("ane.unflatten", "before blocks: heads are joined in sequences, not in rows"),
+    Step("cleanup.fold-constants", "weights that were turned become constants again"),
     Step("integer.blocks", "after folding: the scales and weights that go into one projection are constants"),
     Step("cleanup.eliminate-dead", "weights of recurrent operators and of projections are no longer used"),
     Step("cleanup.infer-shapes", "what cells were made of gets shapes"),
