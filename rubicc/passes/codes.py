@@ -121,6 +121,31 @@ CODES: dict[str, tuple[str, str]] = {
         "Queries, keys and values have 8 bits whatever the rest has: the array multiplies probabilities, "
         "which have 8, with values of 8 bits.",
     ),
+    "RUB-PASS-050": (
+        "No such group or layer",
+        "Options of pruning name groups of channels or weights that the graph does not have. `rubicc prune "
+        "MODEL --list` prints all names; patterns such as `gru.*` work. The message names the nearest one.",
+    ),
+    "RUB-PASS-051": (
+        "Budget cannot be met",
+        "Even the largest cut that the options allow costs more than the budget: protected channels, "
+        "alignment and the option `most` (the largest share a layer may lose) bound it. "
+        "Raise the budget or `most`, or allow more with `inside` and `norms`.",
+    ),
+    "RUB-PASS-052": (
+        "Nothing would be left",
+        "All channels of a layer were to be cut. Keep at least one channel of every group.",
+    ),
+    "RUB-PASS-053": (
+        "Scores do not fit the weights",
+        "Importance scores are given by name of initializer and have its shape, one number per weight. The "
+        "message names the first that is missing or of another shape. Give scores of the pruned graph itself.",
+    ),
+    "RUB-PASS-054": (
+        "Pruning file cannot be read",
+        "A pruning file has names of layers and shares of zeros in turns, on lines of their own, as "
+        "Taiyaki's `data.txt`; a share is at least 0 and below 1. Mend the entry named in the message.",
+    ),
     "RUB-PASS-D40": (
         "Quantisers of the model replaced",
         "The model came with quantisers whose scales are no powers of two, or whose widths the array does "
@@ -160,6 +185,16 @@ CODES: dict[str, tuple[str, str]] = {
         "input and weights to whole steps of input scale x weight scale. Our own quantisation puts biases "
         "there; a model that came quantised keeps its own, and ONNX Runtime computes a slightly different "
         "network. Export the model with int32 biases of that scale, or use --runtime openvino or native.",
+    ),
+    "RUB-PASS-D50": (
+        "Importance measured otherwise",
+        "The importance that was asked for says nothing about some channels (no normalisation scales them, "
+        "or no scores are given for their weights). The magnitude of their weights was used instead.",
+    ),
+    "RUB-PASS-D51": (
+        "Channels not aligned",
+        "A group of channels is smaller than the alignment asked for, or already no multiple of it, so that "
+        "the number that stays is no multiple either.",
     ),
     "RUB-PASS-D20": (
         "Attention left in one product",

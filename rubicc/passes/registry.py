@@ -55,6 +55,8 @@ _TABLE: dict[str, str] = {
     "layout.polyphase": "rubicc.passes.layout.polyphase",
     "lower.expand-quant": "rubicc.passes.lower.expand_quant",
     "lower.to-fp16": "rubicc.passes.lower.to_fp16",
+    "prune.channels": "rubicc.passes.prune.channels",
+    "prune.weights": "rubicc.passes.prune.weights",
     "quantize.bias-correction": "rubicc.passes.quantize.bias_correction",
     "quantize.bias-grid": "rubicc.passes.quantize.bias_grid",
     "quantize.equalise": "rubicc.passes.quantize.equalise",

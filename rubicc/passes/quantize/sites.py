@@ -57,6 +57,7 @@ def sites(
     *,
     least: int = LEAST,
     recurrent: bool = True,
+    quantised: bool = False,
     skip: Collection[str] = (),
 ) -> list[Site]:
     """Finite float32 weights of products, look-ups and recurrent layers, each once, in graph order.
@@ -64,6 +65,7 @@ def sites(
     Args:
         least: elements that a weight must have.
         recurrent: also those of GRU and LSTM.
+        quantised: also those that are read through a quantiser of the model.
         skip: names of nodes whose weights stay as they are.
     """
     found: dict[ir.Value, Site] = {}
@@ -72,12 +74,17 @@ def sites(
     for node in order:
         for index, out, into in _roles(node, recurrent):
             value = node.inputs[index] if index < len(node.inputs) else None
+            maker = value.producer() if value is not None and quantised else None
+            if maker is not None and is_quantiser(maker):
+                value = maker.inputs[0]
             array = constant(value)
             if value is None or array is None or array.dtype != np.float32 or array.ndim < 2:
                 continue
             if node.name in skip:
                 left_alone.add(value)
-            elif array.size >= max(least, 1) and value not in found and _is_free(value, node, array):
+            elif (
+                array.size >= max(least, 1) and value not in found and _is_free(value, node, array, quantised)
+            ):
                 first = min((use.node for use in value.uses()), key=order.__getitem__)
                 found[value] = Site(value, array, node, first, out % array.ndim, into % array.ndim)
     return [site for value, site in found.items() if value not in left_alone]
@@ -94,13 +101,13 @@ def grouped(array: np.ndarray, axis: int, length: int) -> np.ndarray:
     return array.reshape(*shape[:axis], shape[axis] // length, length, *shape[axis + 1 :])
 
 
-def _is_free(value: ir.Value, node: ir.Node, array: np.ndarray) -> bool:
+def _is_free(value: ir.Value, node: ir.Node, array: np.ndarray, quantised: bool) -> bool:
     """Whether nobody quantises the value, all that read it stand in one graph, and it can be rounded.
 
     Weights of only 0 and 1 select and move; they must stay what they are.
     """
     users = [use.node for use in value.uses()]
-    taken = any(is_quantiser(user) or user.graph is not node.graph for user in users)
+    taken = any((is_quantiser(user) and not quantised) or user.graph is not node.graph for user in users)
     if taken or value.is_graph_output() or not np.isfinite(array).all():
         return False
     return not bool(np.all((array == 0) | (array == 1)))

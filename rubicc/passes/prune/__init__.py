@@ -1,0 +1,1 @@
+"""Pruning as graph passes: coupled channels found and cut out, single weights set to zero."""
