@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from onnx import helper
+from torch import Tensor
 
 from rubicc.ir.executor import execute
-from rubicc.ir.graph import Graph
+from rubicc.ir.graph import Graph, source_of
 from rubicc.training.twin import Twin
 from tests.training.test_twin import graph_of
 from tests.training.twin_zoo import FLOAT, feeds, gap, net, tensors
@@ -72,6 +74,43 @@ def test_gradients_are_those_of_brevitas(name: str) -> None:
         assert float(difference.max()) <= 2e-3, key
         compared += parameter.numel()
     assert compared > 3000
+
+
+def test_learned_scales_are_brevitas_but_for_their_rate() -> None:
+    made = net("qabas")
+    module, twin = made.fresh(), Twin(made.raw, learned_scales=True).eval()
+    given = tensors(feeds(made.raw))
+    pull(module(*given.values())).backward()
+    pull(next(iter(twin(given).values()))).backward()
+    found = {tensor: name for name, tensor in twin.names.items()}
+    parts = dict(module.named_modules())
+    compared = 0
+    for node in made.raw.nodes:
+        part = parts.get(source_of(node).removesuffix(".act_quant.export_handler"))
+        if node.op_type != "Quant" or part is None or not hasattr(part, "act_quant"):
+            continue
+        elements, top = _served(twin, node, given)
+        if top > 255:  # of 16 bits, float32 leaves nothing of the small difference a gradient is
+            continue
+        name = next(v.name for v in twin._graph.nodes[made.raw.nodes.index(node)].inputs[1:2])
+        gradient = twin.get_parameter(found[name]).grad
+        theirs = part.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl.value
+        levels = float(part.act_quant.scale().abs() / theirs.abs())  # one level in terms of their threshold
+        ratio = float(gradient / (theirs.grad / levels))
+        assert 0 < ratio < 1
+        assert abs(ratio * np.sqrt(elements * top) - 1) < 2e-2
+        compared += 1
+    assert compared >= 3
+
+
+def _served(twin: Twin, node: ir.Node, given: dict[str, Tensor]) -> tuple[int, float]:
+    """Elements of one sequence that a quantiser rounds, and its largest level."""
+    bits = float(node.inputs[3].const_value.numpy())
+    signed = node.attributes["signed"].value
+    twin.keep({node.outputs[0].name})
+    count = twin(given)[node.outputs[0].name][0].numel()
+    twin.keep(())
+    return count, 2.0 ** (bits - signed) - 1
 
 
 RNN_FORMS: list[tuple[str, dict[str, Any]]] = [
