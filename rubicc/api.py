@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from rubicc.evidence.diff import Change
     from rubicc.genomics.evaluate import Evaluation
     from rubicc.genomics.settings import BasecallSummary
+    from rubicc.shrink.result import Result
+    from rubicc.training.loop import Watcher
+    from rubicc.training.settings import TrainSettings
 
 __all__ = [
     "Artefact",
@@ -38,6 +41,7 @@ __all__ = [
     "inspect",
     "load",
     "open_artefact",
+    "train",
     "verify",
 ]
 
@@ -215,6 +219,47 @@ def basecall(
     settings = settings or resolve(flags)
     chosen = dict(options or {})
     return basecall_reads(model, reads, Path(out), settings, progress, on_problem, chosen, cluster)
+
+
+def train(
+    model: str | Path | torch.nn.Module,
+    *,
+    out: str | Path,
+    data: Sequence[str | Path],
+    teacher: str | Path | torch.nn.Module | None = None,
+    validation: Sequence[str | Path] = (),
+    settings: TrainSettings | None = None,
+    reading: Settings | None = None,
+    watcher: Watcher | None = None,
+    **flags: Any,
+) -> Result | None:
+    """Train a model on data, from known bases, from a teacher, or both, into a folder that is a model again.
+
+    Args:
+        model: any MODEL form, or the name of an architecture of the zoo (random weights).
+        data, validation: a bonito chunk folder, mapped-signal files, raw reads (with a teacher), an ``.npz``
+            with one array per input, or ``["simulated"]``. Without ``validation`` some of ``data`` is held out.
+        settings: of the training; a killed run of the same call goes on.
+        reading: how models are read; otherwise ``flags`` are resolved.
+
+    Returns:
+        The result; None in processes of torchrun that are not the first.
+
+    Raises:
+        RubiccError: nothing is written to ``out`` then, ``OUT.partial`` keeps what was done.
+    """
+    from rubicc.shrink.train import train as run
+
+    return run(
+        model,
+        out,
+        data=[str(item) for item in data],
+        teacher=teacher,
+        validation=[str(item) for item in validation],
+        settings=settings,
+        reading=reading or resolve(flags),
+        watcher=watcher,
+    )
 
 
 def evaluate(calls: str | Path, *, reference: str | Path, **options: Any) -> Evaluation:

@@ -1,4 +1,4 @@
-"""The log of a run: rows of figures, CSV files that a resumed run continues exactly, TensorBoard if installed."""
+"""The log of a run: rows of figures, CSV files that a resumed run continues exactly, TensorBoard if there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ STEPS, VALIDATIONS = "steps.csv", "validation.csv"
 class StepRow:
     """One step: losses before it, norm of the gradient before clipping, and what it took.
 
-    ``task`` is the loss of known bases, ``distil`` and ``features`` those against the teacher; None = not used.
+    ``task`` is the loss of known bases, ``distil`` and ``features`` those against the teacher, None where not
+    used.
     """
 
     step: int

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rubicc.errors import UsageError
 from rubicc.training import losses
-from rubicc.training.data.stream import Batch, padded
+from rubicc.training.data.stream import Batch, Item, collate, padded
 from rubicc.training.network import Network, as_frames
 from rubicc.training.objective import Objective, bases_of
 from rubicc.training.settings import TrainSettings
@@ -51,6 +51,15 @@ class Lesson:
         if self.teacher is not None:
             self.teacher.to(device)
         return self
+
+    def check(self, item: Item) -> None:
+        """Refuse data whose items have nothing to learn from, before anything is trained.
+
+        Raises:
+            UsageError: ``RUB-TRAIN-026``.
+        """
+        batch = collate([item])
+        self._alpha(batch, torch.empty(0) if self.teacher is not None else batch.teacher)
 
     @torch.no_grad()
     def prepare(self, batch: Batch) -> Batch:

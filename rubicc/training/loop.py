@@ -1,8 +1,8 @@
 """The training loop: any network, any data stream, any objective; a killed run goes on bit for bit.
 
-Everything random in step ``i`` hangs on the seed and on ``i``: which items, how they are augmented, and torch's
-own generator (dropout), which is seeded at the start of every step. So the state on disk holds no generator,
-and the losses after a kill are those of a run that was never stopped.
+Everything random in step ``i`` hangs on the seed and on ``i``: which items, how they are augmented, and
+torch's own generator (dropout), which is seeded at the start of every step. So the state on disk holds no
+generator, and the losses after a kill are those of a run that was never stopped.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from rubicc.training.history import History, Log, StepRow, ValidationRow
 from rubicc.training.lessons import Lesson
 from rubicc.training.machines import Alone, machines
 from rubicc.training.network import Network
-from rubicc.training.objective import Objective
 from rubicc.training.schedule import learning_rate, optimiser, set_rate
-from rubicc.training.scoring import Score, batches, called_identity
+from rubicc.training.scoring import Score, score
 from rubicc.training.settings import TrainSettings
 
 
@@ -68,6 +67,7 @@ def fit(
     validation: Sequence[Item] = (),
     identity: str = "",
     watcher: Watcher | None = None,
+    group: Alone | None = None,
 ) -> History:
     """Train ``network`` in place; it holds the best weights afterwards, in evaluation mode.
 
@@ -77,6 +77,7 @@ def fit(
         state: folder of the state and the logs; a run that was killed there goes on.
         validation: items that the best weights are chosen by; without any the last ones are kept.
         identity: digest of what must not change between the parts of a run (model, data), beside settings.
+        group: this process and the others; None = as the environment says.
 
     Raises:
         VerificationFailed: ``RUB-TRAIN-040``: loss or gradient is not finite; the last state stays.
@@ -84,7 +85,7 @@ def fit(
     """
     said = hashlib.sha256(f"{identity} {replace(settings, save_every=0.0)} {lesson}".encode()).hexdigest()
     state.mkdir(parents=True, exist_ok=True)
-    run = _Run(network, data, lesson, settings, machines(settings.device), state, validation, said)
+    run = _Run(network, data, lesson, settings, group or machines(settings.device), state, validation, said)
     watcher = watcher or Silent()
     try:
         return run.all(watcher)
@@ -112,9 +113,7 @@ class _Run:
         self.folder = folder
         self.identity = identity
         self.lesson = lesson.to(group.device)
-        self.validation = batches(validation, settings.batch) if group.rank == 0 else []
-        self.validates = bool(validation)
-        self.called = self.validates and _calls(lesson.objective, validation)
+        self.validation = validation
         network.to(group.device)
         self.optimiser = optimiser(network, settings)
         found = states.load(folder, identity, network, self.optimiser)
@@ -139,7 +138,7 @@ class _Run:
             self.log.step(row)
             watcher.step(row, total)
             last = self.progress.step == total
-            if self.validates and (last or self.progress.step % self.settings.validate_every == 0):
+            if self.validation and (last or self.progress.step % self.settings.validate_every == 0):
                 watcher.validated(self._validate(), total)
             if last and not self.progress.finished:
                 self.progress.finished = "all steps"
@@ -222,7 +221,7 @@ class _Run:
     def _average(self, step: int) -> None:
         if not self.settings.ema:
             return
-        # Early on the mean would be of the random start: it trusts the weights more, the fewer steps were done.
+        # Early on the mean would be of the random start: the fewer the steps, the more the weights count.
         decay = min(self.settings.ema, (1 + step) / (10 + step))
         for name, value in self.network.state_dict().items():
             if value.dtype.is_floating_point:
@@ -252,19 +251,9 @@ class _Run:
         return row
 
     def _score(self) -> Score:
-        """Of the weights that would be kept, in evaluation mode."""
-        with self._kept_weights(), torch.no_grad():
-            self.network.eval()
-            losses, identities, count = 0.0, [], 0
-            for whole in self.validation:
-                given = self.lesson.prepare(whole.to(self.group.device))
-                scores, kept = self.network(given.feeds)
-                losses += float(self.lesson.losses(scores, kept, given)["loss"]) * whole.size
-                count += whole.size
-                if self.called:
-                    made = scores.float().cpu().numpy()
-                    identities += called_identity(self.lesson.objective, made, whole)
-        return Score(losses / count, sum(identities) / len(identities) if identities else None)
+        """Of the weights that would be kept."""
+        with self._kept_weights():
+            return score(self.network, self.lesson, self.validation, self.settings)
 
     @contextlib.contextmanager
     def _kept_weights(self) -> Iterator[None]:
@@ -290,10 +279,6 @@ class _Run:
             states.save(self.folder, self.identity, self.progress, self.network, self.optimiser, extra)
         self.on_disk = self.progress.step
         self.group.wait()
-
-
-def _calls(objective: Objective, items: Sequence[Item]) -> bool:
-    return objective.kind != "none" and all(item.target is not None for item in items)
 
 
 def _mixed(*numbers: int) -> int:

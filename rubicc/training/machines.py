@@ -1,14 +1,15 @@
 """One process or several: what a step must know of the others.
 
-Several processes are started by ``torchrun``; Hugging Face accelerate (the extra ``train-distributed``) sets up
-their group, on GPUs or (gloo) on CPUs. Every process holds the network and takes its own positions of the one
-stream of items, so that ``n`` processes with a batch of ``b`` do what one does with a batch of ``n * b``.
+Several processes are started by ``torchrun``; Hugging Face accelerate (the extra ``train-distributed``) sets
+up their group, on GPUs or (gloo) on CPUs. Every process holds the network and takes its own positions of the
+one stream of items, so that ``n`` processes with a batch of ``b`` do what one does with a batch of ``n * b``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -44,6 +45,15 @@ class Alone:
 
     def wait(self) -> None:
         """Until every process is here."""
+
+    @contextlib.contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """The first process does the body before the others, which then find its files."""
+        if self.rank:
+            self.wait()
+        yield
+        if not self.rank:
+            self.wait()
 
 
 class Several(Alone):

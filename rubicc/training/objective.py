@@ -1,4 +1,4 @@
-"""What a network is trained for, read from its metadata: which loss, which decoder, which frames a base needs.
+"""What a network is trained for, read from its metadata: loss, decoder, frames that bases need.
 
 Everything a loss must know of a network's output stands in :class:`rubicc.spec.ModelMeta`; nothing is guessed
 from shapes.
@@ -105,7 +105,7 @@ class Objective:
             raise UsageError(
                 "RUB-TRAIN-021",
                 f"the student gives {tuple(student.shape)} scores, the teacher {tuple(teacher.shape)}",
-                hint="give a student of the teacher's stride and alphabet, or train it on the teacher's calls",
+                hint="give a student of the teacher's stride and alphabet, or train it on its calls",
             )
         if how != "frames" and self.lattice is not None:
             return losses.distil_paths(self.full(student), self.full(teacher), self.lattice, temperature)

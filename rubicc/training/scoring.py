@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from rubicc.genomics.evaluate import end_to_end
 from rubicc.training.data.stream import Batch, DataSet, Item, collate
+from rubicc.training.lessons import Lesson
+from rubicc.training.network import Network
 from rubicc.training.objective import Objective, bases_of
+from rubicc.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,19 @@ def called_identity(objective: Objective, scores: np.ndarray, batch: Batch) -> l
     return [end_to_end(call, truth) for call, truth in zip(objective.decode(scores), truths, strict=True)]
 
 
-def batches(items: Sequence[Item], size: int) -> list[Batch]:
-    """Items in batches of at most ``size``."""
-    return [collate(items[first : first + size]) for first in range(0, len(items), size)]
+@torch.no_grad()
+def score(network: Network, lesson: Lesson, items: Sequence[Item], settings: TrainSettings) -> Score:
+    """Loss and identity of a network (left in evaluation mode) over ``items``."""
+    network.eval()
+    device = next(network.parameters()).device
+    losses, identities = 0.0, []
+    for first in range(0, len(items), settings.batch):
+        whole = collate(items[first : first + settings.batch])
+        given = lesson.prepare(whole.to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+            scores, kept = network(given.feeds)
+        losses += float(lesson.losses(scores, kept, given)["loss"]) * whole.size
+        if lesson.objective.kind != "none" and whole.targets is not None:
+            made = scores.float().cpu().numpy()
+            identities += called_identity(lesson.objective, made, whole)
+    return Score(losses / len(items), sum(identities) / len(identities) if identities else None)

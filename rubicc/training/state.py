@@ -89,7 +89,7 @@ def save(
 def load(
     folder: Path, identity: str, network: nn.Module, optimiser: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, dict[str, Tensor]]] | None:
-    """Put a saved state into network and optimiser; its progress and other parts, or None where there is none.
+    """Put a saved state into network and optimiser; its progress and other parts, or None without one.
 
     Raises:
         OutputExists: ``RUB-TRAIN-042``: the state belongs to another run.

@@ -123,7 +123,7 @@ class CropSet:
 
 
 def split(store: Store, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Reads to train on and reads to hold out: the last ``share`` of them, at least one where there are two."""
+    """Reads to train on and to hold out: the last ``share`` of them, at least one where there are two."""
     count = len(store)
     held = min(max(1, round(count * share)), count - 1)
     rows = np.arange(count)

@@ -1,8 +1,8 @@
 """Reads with their bases and where each base lies on the signal: taiyaki's mapped-signal HDF5, and ``.npz``.
 
 HDF5 (taiyaki, versions 7 and 8): ``/Reads/<id>/`` with ``Dacs``, ``Reference`` (0 = first letter) and
-``Ref_to_signal``, attributes ``offset, range, digitisation``; or ``/Batches/<n>/`` with the same arrays end to
-end and ``<name>_lengths``. File attributes: ``alphabet`` and, for modified bases, ``collapse_alphabet``.
+``Ref_to_signal``, attributes ``offset, range, digitisation``; or ``/Batches/<n>/`` with the same arrays end
+to end and ``<name>_lengths``. File attributes: ``alphabet`` and, for modified bases, ``collapse_alphabet``.
 ``.npz``: one read or many, as :func:`rubicc.genomics.simulate.write_reads` writes them.
 """
 

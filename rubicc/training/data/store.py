@@ -35,7 +35,12 @@ _INDEX = np.dtype(
         ("bases", "<i8"),
     ]
 )
-_PARTS: dict[str, np.dtype] = {"dac": np.dtype("<i2"), "reference": np.dtype("u1"), "edges": np.dtype("<i8"), "index": _INDEX}
+_PARTS: dict[str, np.dtype] = {
+    "dac": np.dtype("<i2"),
+    "reference": np.dtype("u1"),
+    "edges": np.dtype("<i8"),
+    "index": _INDEX,
+}
 _DONE = "store.json"
 
 

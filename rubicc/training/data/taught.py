@@ -1,4 +1,4 @@
-"""Raw reads labelled by a teacher beforehand: copies of each read, changed in time, with the teacher's scores.
+"""Raw reads labelled by a teacher beforehand: copies of each read, changed in time, with its scores.
 
 The scores of whole copies lie in one memory-mapped file (float16), the teacher's calls beside them, so a
 training step costs no run of the teacher. Items are cut at frames of the copy: its scores there are what the

@@ -1,0 +1,1 @@
+"""The verbs that change networks: ``train`` and what is built on it."""

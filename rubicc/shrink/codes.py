@@ -1,0 +1,45 @@
+"""Catalogue of RUB-SHRINK codes: the verbs that change networks."""
+
+from __future__ import annotations
+
+CODES: dict[str, tuple[str, str]] = {
+    "RUB-SHRINK-001": (
+        "The model cannot be trained as it is",
+        "It does not say what it is: inputs and outputs, for basecallers stride, alphabet and decoder, "
+        "stand in a rubicc checkpoint or an ONNX file that rubicc wrote. Save it as one (`rubicc models "
+        "create`), or give --arch.",
+    ),
+    "RUB-SHRINK-002": (
+        "Another process is training into this folder",
+        "The folder OUT.partial is locked by a run that is going on. Wait for it, or choose another -o.",
+    ),
+    "RUB-SHRINK-003": (
+        "A settings file that cannot be used",
+        "`--settings FILE.yaml` holds settings of `rubicc train` by name, such as `lr: 0.002`. The message "
+        "names the key or value. Change it; `rubicc train --help` lists the settings.",
+    ),
+    "RUB-SHRINK-D01": (
+        "A network with random weights was made",
+        "MODEL was the name of an architecture of the zoo, so training starts from random weights drawn "
+        "from the seed.",
+    ),
+    "RUB-SHRINK-D02": (
+        "Identity is to the teacher's calls",
+        "The data hold no reference bases. Validation compares the student's calls with the teacher's, "
+        "which says how well it imitates, not how right it is.",
+    ),
+    "RUB-SHRINK-D03": (
+        "Nothing was held out",
+        "There was too little data to keep some for validation, and --validation was not given. The weights "
+        "of the last step are kept and no identity is reported.",
+    ),
+    "RUB-SHRINK-D04": (
+        "The student learns the teacher's bases, not its scores",
+        "Stride, decoder or alphabet of the two differ, so that scores cannot be compared frame by frame.",
+    ),
+    "RUB-SHRINK-D05": (
+        "The checkpoint holds the graph",
+        "No architecture of the zoo describes the network any more, so checkpoint.pt carries its graph and "
+        "tensors; rubicc reads it like any other.",
+    ),
+}
