@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 OUT    ?= demo-out
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test test-all lint format typecheck package bench-cpu bench-gpu bench-coreml clean
+.PHONY: demo test test-all lint format typecheck package bench-cpu bench-gpu bench-coreml bench-aie clean
 
 # torch comes first and alone: its pin then decides what every later requirement resolves to.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -43,6 +43,9 @@ bench-cpu: $(VENV)/.installed  ## every network in every engine of this CPU, in 
 
 bench-gpu: $(VENV)/.installed  ## the same artefacts on a GPU; says what is missing where there is none
 	$(BIN)/python benchmarks/gpu_table.py $(BENCH)
+
+bench-aie: $(VENV)/.installed-dev  ## rubicc and aie4ml side by side; RUBICC_AIE4ML_PYTHON names a Python with aie4ml
+	$(BIN)/python benchmarks/aie_versus_aie4ml.py $(BENCH)
 
 bench-coreml: $(VENV)/.installed-dev  ## zoo x iOS16 to 18, calls of the real R9 network, cost of dna-bert; about an hour
 	$(BIN)/python benchmarks/coreml_zoo.py $(BENCH)

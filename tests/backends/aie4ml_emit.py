@@ -1,20 +1,23 @@
 """Run by a Python that has aie4ml: emits its projects for small networks. Imports nothing of rubicc.
 
 ``python aie4ml_emit.py cases.json``: a list of {"name", "layers", "input", "part", "config", "folder",
-"seed"}. Beside each project it leaves ``reference.npz`` (input, weights, biases) and ``layout.json`` (which
-part of the output each port carries). Weights and biases are multiples of 8, so exact ties are frequent.
+"seed"}. Beside each project it leaves ``reference.npz`` (input, weights, biases), ``layout.json`` (which part
+of the output each port carries), ``estimate.json`` (tiles and cycles by its design search) and the network as
+it was given, ``model.onnx``. Weights and biases are multiples of 8, so exact ties are frequent.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from aie4ml import from_onnx  # type: ignore[import-not-found]
+from aie4ml.passes import choose_parallelism  # type: ignore[import-not-found]
 from aie4ml.simulation import build_io_layout  # type: ignore[import-not-found]
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, save
 
 X_EXP, W_EXP, Y_EXP = -4, -6, -1
 
@@ -65,12 +68,38 @@ def conv(
     net: Network, x: str, shape: list, layer: dict, n: int, r: np.random.Generator, exp: int, kept: dict
 ):
     k, p, s, g = layer["k"], layer["pad"], layer.get("stride", 1), layer.get("group", 1)
-    w = 8 * r.integers(-3, 4, (layer["out"], shape[1] // g, k, k)).astype(np.int8)
+    high, above = layer.get("high", k), layer.get("above", p)  # a kernel over one axis: high 1, above 0
+    w = 8 * r.integers(-3, 4, (layer["out"], shape[1] // g, high, k)).astype(np.int8)
     b = 8 * r.integers(-60, 60, layer["out"]).astype(np.int32)
     kept[f"w{n}"], kept[f"b{n}"] = w, b
     inputs = [x, net.weight(f"w{n}", w, W_EXP), net.weight(f"b{n}", b, W_EXP + exp)]
-    y = net.add("Conv", inputs, f"g{n}", kernel_shape=[k, k], pads=[p] * 4, strides=[s, s], group=g)
-    return y, [shape[0], layer["out"], *((d + 2 * p - k) // s + 1 for d in shape[2:])]
+    pads = [above, p, above, p]
+    y = net.add("Conv", inputs, f"g{n}", kernel_shape=[high, k], pads=pads, strides=[s, s], group=g)
+    return y, [
+        shape[0],
+        layer["out"],
+        (shape[2] + 2 * above - high) // s + 1,
+        (shape[3] + 2 * p - k) // s + 1,
+    ]
+
+
+def estimated(write: Callable[[], object]) -> dict:
+    """Tiles and estimated cycles of the design that ``write`` settles on; its search keeps them to itself."""
+    met, search = [], choose_parallelism._Search
+    best = search.best_buildable
+
+    def recorded(self):
+        design, built, tried = best(self)
+        met.append((self.rank(design), design))
+        return design, built, tried
+
+    search.best_buildable = recorded
+    try:
+        write()
+    finally:
+        search.best_buildable = best
+    design = min(met, key=lambda one: one[0])[1]
+    return {"tiles": design.tiles, "interval": design.interval, "latency": design.latency}
 
 
 def emit(case: dict) -> None:
@@ -100,17 +129,21 @@ def emit(case: dict) -> None:
         [helper.make_tensor_value_info(x, TensorProto.FLOAT, shape)],
         net.values,
     )
+    folder = Path(case["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    given = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    save(given, folder / "model.onnx")
     model = from_onnx(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]),
+        given,
         {"Part": case["part"], "AIEConfig": {"Iterations": 2, **case.get("config", {})}},
         output_dir=case["folder"],
         project_name="net",
     )
-    model.write()
+    found = estimated(model.write)
+    (folder / "estimate.json").write_text(json.dumps(found))
     reach = 3000 if case.get("wide") else 100
     data = r.integers(-reach, reach, (2, *case["input"])).astype(kind)
     model.write_inputs(data, quantize_in=False)
-    folder = Path(case["folder"])
     np.savez(folder / "reference.npz", x=data, **kept)
     ports = [p for group in build_io_layout(model).outputs.values() for p in group]
     layout = [

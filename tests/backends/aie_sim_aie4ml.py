@@ -54,15 +54,15 @@ def emit(folder: Path, cases: list[dict[str, Any]]) -> dict[str, Path]:
     return {case["name"]: folder / case["name"] for case in cases}
 
 
-def convolution(x: np.ndarray, w: np.ndarray, stride: int, pad: int, group: int) -> np.ndarray:
-    """x (N, H, W, C) and w (O, C / group, k, k) -> (N, H', W', O), all int64."""
-    k, per_in, per_out = w.shape[2], w.shape[1], w.shape[0] // group
-    x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    height, width = ((d - k) // stride + 1 for d in x.shape[1:3])
+def convolution(x: np.ndarray, w: np.ndarray, stride: int, pads: tuple[int, int], group: int) -> np.ndarray:
+    """x (N, H, W, C) and w (O, C / group, kh, kw) -> (N, H', W', O), all int64."""
+    per_in, per_out = w.shape[1], w.shape[0] // group
+    x = np.pad(x, ((0, 0), (pads[0],) * 2, (pads[1],) * 2, (0, 0)))
+    height, width = ((d - k) // stride + 1 for d, k in zip(x.shape[1:3], w.shape[2:], strict=True))
     out = np.zeros((x.shape[0], height, width, w.shape[0]), np.int64)
     for g in range(group):
-        for ky in range(k):
-            for kx in range(k):
+        for ky in range(w.shape[2]):
+            for kx in range(w.shape[3]):
                 window = x[:, ky : ky + stride * height : stride, kx : kx + stride * width : stride]
                 part = window[:, :height, :width, g * per_in : (g + 1) * per_in]
                 mine = slice(g * per_out, (g + 1) * per_out)
@@ -80,7 +80,8 @@ def expected(project: Path, case: dict[str, Any]) -> tuple[np.ndarray, dict[str,
     for n, layer in enumerate(case["layers"]):
         w, b = kept[f"w{n}"].astype(np.int64), kept[f"b{n}"].astype(np.int64)
         if image:
-            sums = convolution(x, w, layer.get("stride", 1), layer["pad"], layer.get("group", 1)) + b
+            pads = layer.get("above", layer["pad"]), layer["pad"]
+            sums = convolution(x, w, layer.get("stride", 1), pads, layer.get("group", 1)) + b
         else:
             sums = x @ w + b
         shift = layer.get("exp", -1) - exponent + 6
