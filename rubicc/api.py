@@ -227,6 +227,7 @@ def train(
     out: str | Path,
     data: Sequence[str | Path],
     teacher: str | Path | torch.nn.Module | None = None,
+    teacher_arch: str | None = None,
     validation: Sequence[str | Path] = (),
     settings: TrainSettings | None = None,
     reading: Settings | None = None,
@@ -238,7 +239,8 @@ def train(
     Args:
         model: any MODEL form, or the name of an architecture of the zoo (random weights).
         data, validation: a bonito chunk folder, mapped-signal files, raw reads (with a teacher), an ``.npz``
-            with one array per input, or ``["simulated"]``. Without ``validation`` some of ``data`` is held out.
+            with one array per input, or ``["simulated"]``. Without ``validation`` some data are held out.
+        teacher_arch: architecture of a teacher that is a bare state dict.
         settings: of the training; a killed run of the same call goes on.
         reading: how models are read; otherwise ``flags`` are resolved.
 
@@ -255,6 +257,7 @@ def train(
         out,
         data=[str(item) for item in data],
         teacher=teacher,
+        teacher_arch=teacher_arch,
         validation=[str(item) for item in validation],
         settings=settings,
         reading=reading or resolve(flags),

@@ -74,8 +74,10 @@ class Artefact:
 
 
 def is_artefact(path: str | Path) -> bool:
-    """Whether ``path`` is a folder with a rubicc manifest."""
-    return os.path.isdir(path) and manifests.is_ours(Path(path))
+    """Whether ``path`` is the folder of a compilation; that of another verb (``train``) is a model."""
+    from rubicc.frontend.detect import RESULT
+
+    return os.path.isdir(path) and manifests.is_ours(Path(path)) and not set(os.listdir(path)) >= RESULT
 
 
 def open_artefact(path: str | Path) -> Artefact:

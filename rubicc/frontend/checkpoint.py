@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rubicc.errors import ModelRefused, UsageError
+from rubicc.evidence.manifest import file_sha256
 from rubicc.evidence.staging import StagedFile
 from rubicc.frontend import files, ptfile, safetensors_file
 from rubicc.frontend.fit import as_state_dict, rebuilt
+from rubicc.frontend.graph_tensors import GRAPH_KEY, from_tensors
 from rubicc.frontend.limits import DEFAULT, Limits
 from rubicc.frontend.source import Source
 from rubicc.spec import ModelMeta
@@ -19,6 +21,8 @@ from rubicc.text import first_line
 
 if TYPE_CHECKING:
     import torch
+
+    from rubicc.ir.graph import Graph
 
 FORMAT = "rubicc-checkpoint"
 VERSION = 1
@@ -37,16 +41,34 @@ def save(path: str | Path, module: torch.nn.Module, meta: ModelMeta) -> None:
     """
     from rubicc.models import registry
 
-    path = Path(path)
     if meta.arch not in registry.names():
         raise UsageError(
             "RUB-READ-034",
             f"architecture {meta.arch!r} is not in the zoo",
-            where=path.name,
+            where=Path(path).name,
             hint="register it",
         )
+    _write(Path(path), meta, dict(module.state_dict()))
+
+
+def save_graph(path: str | Path, graph: Graph) -> None:
+    """Write a network that no architecture describes: its tensors by name, and its graph without them.
+
+    Raises:
+        UsageError: RUB-READ-034 when the graph has no metadata; RUB-ART-004 when it cannot be written.
+        OutputExists: RUB-ART-001 when ``path`` is a folder, link or device.
+    """
+    from rubicc.frontend.graph_tensors import to_tensors
+
+    if graph.meta is None:
+        what = "a graph without metadata cannot be a checkpoint"
+        raise UsageError("RUB-READ-034", what, where=Path(path).name, hint="save it as ONNX")
+    _write(Path(path), graph.meta, to_tensors(graph))
+
+
+def _write(path: Path, meta: ModelMeta, values: Mapping[str, torch.Tensor]) -> None:
     head = {"format": FORMAT, "version": VERSION, "meta": meta.to_dict()}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in values.items()}
     content = _to_bytes(path.suffix, head, tensors)
     with StagedFile(path, force=True) as handle:
         handle.write(content)
@@ -114,6 +136,10 @@ def from_parts(path: Path, head: Mapping[str, Any], state_dict: Any) -> Source:
     except UsageError as err:
         _refuse(path, err.what, err)
     tensors, nested = as_state_dict(state_dict, path.name)
+    if GRAPH_KEY in tensors:
+        graph = from_tensors(tensors, meta, path)
+        sha256 = file_sha256(path)
+        return Source("checkpoint", path.stem, sha256, meta=meta, graph=graph, decisions=nested)
     try:
         source = rebuilt("checkpoint", path, meta.arch, meta.config, tensors, decisions=nested)
     except UsageError as err:

@@ -13,8 +13,11 @@ from rubicc.frontend.ptfile import LEGACY_MAGIC
 from rubicc.text import printable
 
 FORMS = (
-    "rubicc checkpoint, state dict (--arch), .pt2, Hugging Face or bonito folder, taiyaki checkpoint, ONNX"
+    "rubicc checkpoint, result of rubicc train, state dict (--arch), .pt2, Hugging Face or bonito folder, "
+    "taiyaki checkpoint, ONNX"
 )
+# What train, prune and their like leave: a model with evidence of how it came about.
+RESULT = {"manifest.json", "model.onnx"}
 _FOREIGN = (
     (b"\x89HDF\r\n\x1a\n", "HDF5 (fast5 reads or a Keras model)"),
     (b"\x8bPOD\r\n\x1a\n", "a pod5 file: reads, not a model"),
@@ -29,7 +32,10 @@ _FOREIGN = (
 
 
 def detect(path: Path, limits: Limits = DEFAULT) -> str:
-    """One of ``torch``, ``torchscript``, ``pt2``, ``legacy``, ``safetensors``, ``onnx``, ``hf``, ``bonito``.
+    """The form of a model.
+
+    One of ``result``, ``torch``, ``torchscript``, ``pt2``, ``legacy``, ``safetensors``, ``onnx``, ``hf``,
+    ``bonito``.
 
     Raises:
         ModelRefused: RUB-READ-001 to -007 and -004 when no form fits.
@@ -69,6 +75,8 @@ def _folder(path: Path) -> str:
         return "bonito"
     if "config.json" in names:
         return "hf"
+    if names >= RESULT:
+        return "result"
     if "manifest.json" in names:
         raise UsageError(
             "RUB-READ-004",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,8 @@ def _read(
         from rubicc.frontend import pt2
 
         return pt2.read(path, limits)
+    if form == "result":
+        return replace(_onnx(path / "model.onnx"), name=path.name)
     if form == "bonito":
         from rubicc.frontend import bonito
 

@@ -48,7 +48,15 @@ def load_graph(path: str | Path, limits: Limits = DEFAULT) -> Graph:
         ModelRefused: ``RUB-IR-040`` to ``RUB-IR-048``; the message says what the file wanted.
     """
     path = Path(path)
-    proto = _parsed(path, limits)
+    return graph_of(_parsed(path, limits), path, limits)
+
+
+def graph_of(proto: onnx.ModelProto, path: Path, limits: Limits = DEFAULT) -> Graph:
+    """The graph in a proto that a stranger wrote; ``path`` is the file it stood in.
+
+    Raises:
+        ModelRefused: ``RUB-IR-040`` to ``RUB-IR-048``.
+    """
     scan(proto, limits)
     external = ExternalData(path.parent, limits)
     tensors = {

@@ -106,6 +106,8 @@ def write(
     save_graph(graph, staged.path / MODEL)
     if student.zoo:
         checkpoint.save(staged.path / CHECKPOINT, student.inner, student.meta)
+    elif graph.meta is not None:
+        checkpoint.save_graph(staged.path / CHECKPOINT, graph)
     if logs is not None:
         (staged.path / LOGS).mkdir()
         for file in sorted(logs.glob("*.csv")):

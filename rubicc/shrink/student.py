@@ -26,7 +26,7 @@ class Student:
     Attributes:
         inner: the torch module the model came as, or the trainable twin of its graph.
         meta: of the network.
-        before: the graph as it was read.
+        before: the graph as it was read (cleaned up, where it came as a graph).
         zoo: whether ``inner`` is of an architecture of the zoo, so that its checkpoint can be one.
     """
 
@@ -71,11 +71,11 @@ def read_student(model: Any, settings: Settings) -> Student:
             hint="save it as a rubicc checkpoint, or give --arch",
         )
     decisions = list(lowered.decisions)
-    inner, zoo = source.module, _in_zoo(meta)
+    before, inner, zoo = lowered.graph, source.module, _in_zoo(meta)
     if inner is None:
         inner, zoo = twin_of(lowered.graph), False
-        decisions += inner.decisions
-    return Student(source.name, source.kind, source.sha256, inner, meta, lowered.graph, zoo, decisions)
+        before, decisions = inner.source, [*decisions, *inner.decisions]
+    return Student(source.name, source.kind, source.sha256, inner, meta, before, zoo, decisions)
 
 
 def twin_of(graph: Graph, **options: Any) -> Any:

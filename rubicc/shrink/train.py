@@ -98,6 +98,7 @@ def train(
     *,
     data: Sequence[str],
     teacher: Any = None,
+    teacher_arch: str | None = None,
     validation: Sequence[str] = (),
     settings: TrainSettings | None = None,
     reading: Settings | None = None,
@@ -109,6 +110,7 @@ def train(
         model: any MODEL form, or the name of an architecture of the zoo (random weights from the seed).
         data, validation: see :func:`rubicc.training.data.opening.open_data`.
         teacher: any MODEL form; distilled from, or its calls are learned.
+        teacher_arch: its architecture, where it is a bare state dict.
         reading: how models are read (``arch``, ``allow_code``, ...), ``force``.
 
     Returns:
@@ -119,7 +121,9 @@ def train(
     """
     settings, reading = settings or TrainSettings(), reading or Settings()
     out = Path(out)
-    with training_of(model, out, data, teacher, validation, settings, reading) as training:
+    with training_of(
+        model, out, data, settings, reading, teacher=teacher, teacher_arch=teacher_arch, validation=validation
+    ) as training:
         before = training.score()
         history = training.fit(settings, training.state / "run", watcher or Silent())
         if training.group.rank:
@@ -135,10 +139,12 @@ def training_of(
     model: Any,
     out: Path,
     data: Sequence[str],
-    teacher: Any,
-    validation: Sequence[str],
     settings: TrainSettings,
     reading: Settings,
+    *,
+    teacher: Any = None,
+    teacher_arch: str | None = None,
+    validation: Sequence[str] = (),
 ) -> Iterator[Training]:
     """Everything read and ready; ``OUT.partial`` is locked meanwhile.
 
@@ -151,7 +157,7 @@ def training_of(
         student = read_student(model, reading)
         objective = Objective.of(student.meta)
         # The flags that say how to read MODEL are not about the teacher.
-        plain = replace(reading, arch=None, arch_config={}, inputs=())
+        plain = replace(reading, arch=teacher_arch, arch_config={}, inputs=())
         taught = read_student(teacher, plain) if teacher is not None else None
         decisions = [*student.decisions, *_about_teacher(objective, taught, settings)]
         lesson = Lesson(objective, settings, _teacher_network(taught, settings))

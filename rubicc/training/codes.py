@@ -100,7 +100,7 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-TRAIN-041": (
         "The state of a run cannot be written",
-        "The disk is full or does not take files. The older state is as it was. Free space, then run the "
+        "The disk is full or does not take files. The older state is as it was. Free some space; run the "
         "same command again: it goes on at the last state.",
     ),
     "RUB-TRAIN-042": (
