@@ -188,10 +188,10 @@ class _Writer(Body):
         self, kind: str, inputs: tuple[ir.Value, ...], outputs: int, width: int, dtype: ir.DataType,
         attributes: dict[str, Any],
     ) -> list[ir.Value]:  # fmt: skip
-        """See :class:`Body`; shapes are left to shape inference."""
+        """See :class:`Body`; shapes follow from those of the inputs."""
         made = super().ops(kind, inputs, outputs, width, dtype, attributes)
         for value in made:
-            value.shape = None
+            value.shape = ir.Shape(_dims(kind, inputs, attributes))
         return made
 
     def over(self, kind: str, value: ir.Value, axis: int, keep: int = 1) -> ir.Value:
@@ -223,6 +223,31 @@ class _Writer(Body):
         return self.op("Reshape", self.turned(made, (1, 0, 2), dtype), self.dims([-1, width]), dtype=dtype)
 
 
+def _dims(kind: str, inputs: tuple[ir.Value, ...], attributes: dict[str, Any]) -> list[Any]:
+    """Dimensions of a node's outputs, as far as bodies need it; None where they depend on T."""
+    shapes = [list(value.shape) if value.shape is not None else [] for value in inputs]
+    numbers = [v.const_value.numpy().tolist() if v.const_value is not None else None for v in inputs]
+    if kind == "Reshape":
+        return [None if size < 0 else size for size in numbers[1]]  # type: ignore[union-attr]
+    if kind == "Transpose":
+        return [shapes[0][axis] for axis in attributes["perm"]]
+    if kind == "Split":
+        return [*shapes[0][:-1], numbers[1][0]]  # type: ignore[index]
+    if kind == "MatMul":
+        return [*shapes[0][:-1], shapes[1][-1]]
+    if kind == "Gather":
+        return shapes[1]
+    if kind.startswith("Reduce"):
+        dims, axis = list(shapes[0]), numbers[1][0]  # type: ignore[index]
+        dims[axis] = 1
+        return dims if attributes["keepdims"] else [d for n, d in enumerate(dims) if n != axis]
+    if kind == "LayerNormalization":
+        return shapes[0]
+    rank = max(len(shape) for shape in shapes)
+    whole = [[1] * (rank - len(shape)) + shape for shape in shapes]
+    return [next((size for size in sizes if size != 1), 1) for sizes in zip(*whole, strict=True)]
+
+
 def float_body(of: Norm | Attention, name: Name, stamp: Stamp) -> Written:
     """One sequence in float32."""
     body = _Writer(name, stamp, of.channels[1])
@@ -236,7 +261,6 @@ def float_body(of: Norm | Attention, name: Name, stamp: Stamp) -> Written:
         scores = body.op("MatMul", query, key, dtype=_FLOAT)
         weights = body.op("Softmax", scores, dtype=_FLOAT, axis=-1)
         y = body.joined(body.op("MatMul", weights, value, dtype=_FLOAT), of.channels[1], _FLOAT)
-    y.shape = ir.Shape([None, of.channels[1]])
     return Written(body.graph([x], [y]), body.roles)
 
 
@@ -252,7 +276,6 @@ def integer_body(of: NormSpec | AttentionSpec, name: Name, stamp: Stamp) -> Writ
     if of.exit:
         y = body.op("Mul", y, body.const(2.0**of.exit))
     y = body.op("Cast", y, dtype=_FLOAT, to=int(_FLOAT))
-    y.shape = ir.Shape([None, of.channels[1]])
     return Written(body.graph([entering], [y]), body.roles)
 
 

@@ -21,6 +21,7 @@ from rubicc.passes.integer.block_bodies import (
     float_body,
 )
 from rubicc.passes.integer.bodies import names_for
+from rubicc.passes.layout.operands import drop_unused
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import Editor, constant, is_standard, only_use, rank
 
@@ -153,6 +154,7 @@ def _write(
     out = node.outputs[0]
     out = _swapped(edit, like, out) if result.form == SBC else out
     edit.replace_value(result.value, out)
+    drop_unused(edit, result.value)
 
 
 def _swapped(edit: Editor, like: ir.Node, value: ir.Value) -> ir.Value:

@@ -156,7 +156,8 @@ class Place(Pass):
         if known is None or (users and all(is_quantiser(use.node) for use in users)):
             return False
         form = Format(*known)
-        like = value.producer() or users[0].node
+        readers = {use.node for use in users}
+        like = value.producer() or next(node for node in graph.nodes if node in readers)
         made = quantiser(
             edit, like, value, 2.0**form.exponent, form.bits, signed=form.signed,
             after=value.producer() is not None,
