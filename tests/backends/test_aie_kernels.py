@@ -72,6 +72,20 @@ def test_cells_of_both_directions_are_exact(tmp_path: Path) -> None:
     same(found, expected, 100)
 
 
+def _encoder() -> Random:
+    made = Random(16, INT8, seed=2).conv("a", 24, to=INT16, relu=False).norm("n").conv("qkv", 96, relu=False)
+    made.attention("t", 2).conv("o", 24, relu=False, to=INT16).add("s", "a:y").norm("m", INT16)
+    return made.conv("z", 8, 5, relu=False)
+
+
+@pytest.mark.parametrize("length", [29, pytest.param(64, marks=pytest.mark.slow)])
+def test_attention_and_normalisation_are_exact(length: int, tmp_path: Path) -> None:
+    planned, found, expected = emulate(_encoder(), tmp_path, sequences=3, length=length)
+    assert planned.block == planned.period >= length, "a sequence is one work unit"
+    assert {"norm", "attention"} < {stage.variant for stage in planned.stages}
+    same(found, expected, 80)
+
+
 def _cascaded() -> Random:
     return Random(16, INT8, seed=3).conv("a", 16, 5).conv("b", 16, 29, 2)
 
@@ -98,17 +112,32 @@ MUTANTS = {
     "relu": ("aie::max(v, Y(0))", "v"),
 }
 QUICK = ("no blanking",)
+SEQUENCE_MUTANTS = {
+    "keys": ("key + s * PITCH", "key"),
+    "turned": ("COLUMNS, COLUMNS);", "1, COLUMNS * COLUMNS);"),
+    "largest": ("top = aie::from_vector<acc32>(most_.get(), 0)", "top = aie::from_vector<acc32>(most, 0)"),
+    "last keys": ("blank(score_, int16(-32768));", ""),
+    "reciprocal": ("/ totals.get(r * COLUMNS)", "/ totals.get(0)"),
+    "heads": ("x += 3 * PART;", ""),
+    "mean": ("aie::sub(aie::from_vector<acc32>(values(x, o, t), Spec::FINER), middle)",
+             "aie::from_vector<acc32>(values(x, o, t), Spec::FINER)"),
+    "root": ("if (rest >= next)", "if (rest > next)"),
+    "gain": ("for_all_rows(gain + o * COLUMNS)", "for_all_rows(gain)"),
+    "offset": ("for_all_rows(offset + o * COLUMNS)", "aie::zeros<int32, LANES>()"),
+}  # fmt: skip
 
 
-def differing(root: Path, made: Random, mutant: tuple[str, str] | None, objective: str) -> int:
+def differing(
+    root: Path, made: Random, mutant: tuple[str, str] | None, objective: str, length: int = 70
+) -> int:
     """Integers that differ when the emitted templates are changed."""
-    net, feeds = made.net(), made.feeds(3, 70)
-    planned = plan(net, device("vek280"), Options(frames=70, objective=objective))
+    net, feeds = made.net(), made.feeds(3, length)
+    planned = plan(net, device("vek280"), Options(frames=length, objective=objective))
     write(planned, net, root / "p", name="m", example={k: v[:1] for k, v in feeds.items()})
     changed = 0
     for path in (root / "p/src/kernels").glob("*.h"):
         text = path.read_text()
-        if mutant is not None and mutant[0] in text and path.name in ("blocks.h", "convolve.h"):
+        if mutant is not None and mutant[0] in text and path.name in ("blocks.h", "convolve.h", "sequence.h"):
             changed += 1
             path.write_text(text.replace(*mutant))
     assert changed or mutant is None
@@ -124,6 +153,12 @@ def differing(root: Path, made: Random, mutant: tuple[str, str] | None, objectiv
 )
 def test_changed_templates_are_found(name: str, tmp_path: Path) -> None:
     assert differing(tmp_path, _cascaded(), MUTANTS[name], "tiles") > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SEQUENCE_MUTANTS)
+def test_changed_attentions_and_normalisations_are_found(name: str, tmp_path: Path) -> None:
+    assert differing(tmp_path, _encoder(), SEQUENCE_MUTANTS[name], "tiles", 29) > 0
 
 
 @pytest.mark.slow
