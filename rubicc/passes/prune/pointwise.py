@@ -70,6 +70,8 @@ def _linear_quant(walk: Walk, node: ir.Node) -> Results:
 def _batch_norm(walk: Walk, node: ir.Node) -> Results:
     """Scale, bias, mean and variance stand along axis 1 (InstanceNormalization too, without statistics)."""
     axes = list(walk.of(node, 0))
+    if node.op_type == "InstanceNormalization":
+        walk.fix(node, axes[2:], f"{node.op_type} normalises over it")
     for index in range(1, len(node.inputs)):
         for vector in walk.of(node, index):
             walk.equate(node, axes[1], vector)
@@ -97,6 +99,7 @@ def _group_norm(walk: Walk, node: ir.Node) -> Results:
     count = node.attributes.get_int("num_groups", 1) or 1
     outer, inner = walk.labels.factor(axes[1], (count, shape[1] // count), walk.why(node))
     walk.normalise(node, inner)
+    walk.fix(node, axes[2:], f"{node.op_type} normalises over it")
     for index in range(1, len(node.inputs)):
         for vector in walk.of(node, index):
             if vector is not None:
