@@ -74,6 +74,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="bonito chunk folder, mapped-signal files, raw reads (with --teacher), .npz, or: simulated",
     )
     group.add_argument("--teacher", metavar="MODEL", help="network to learn from")
+    group.add_argument("--teacher-arch", metavar="NAME", help="architecture of a teacher's bare state dict")
     group.add_argument(
         "--validation", nargs="+", metavar="D", help="data for the choices (default: held out)"
     )
@@ -120,6 +121,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         out=args.output,
         data=args.data,
         teacher=args.teacher,
+        teacher_arch=args.teacher_arch,
         validation=args.validation or (),
         settings=training_settings(args),
         reading=reading,

@@ -82,8 +82,9 @@ def labelled(scores: Tensor, labels: Tensor) -> Tensor:
         scores: ``(N, ..., C)`` logits or log-probabilities, batch first.
         labels: ``(N, ...)`` int64; negative = not labelled.
     """
-    losses = F.cross_entropy(scores.flatten(0, -2), labels.flatten(), ignore_index=-100, reduction="none")
     known = (labels >= 0).flatten(1)
+    given = labels.masked_fill(labels < 0, -100).flatten()
+    losses = F.cross_entropy(scores.flatten(0, -2), given, ignore_index=-100, reduction="none")
     return losses.view(known.shape).sum(1) / known.sum(1).clamp_min(1)
 
 
