@@ -36,6 +36,7 @@ class Attempt:
         self.straight: dict[tuple[int, Split], bool] = {}
         self.wired: dict[tuple[int, Split], list[Share]] = {}
         self._shares: dict[tuple[int, object], list[Share]] = {}
+        self._met: dict[tuple[object, ...], tuple[list[Share], float]] = {}
 
     def shares(self, at: int, candidate: Candidate) -> list[Share]:
         """Tiles of stage ``at``."""
@@ -116,17 +117,35 @@ class Attempt:
                 continue
             if turning and not self.limits.bytes:
                 continue
-            shares = [self._fed(at, share, straight, chosen, limit) for share in self.shares(at, option)]
-            if all(shares):
+            shares, slowest = self._all_fed(at, option, straight, chosen)
+            if shares and slowest <= limit:
                 self.straight[at, option.split] = straight
-                self.wired[at, option.split] = [share for share in shares if share]
+                self.wired[at, option.split] = shares
                 return True
         return False
 
-    def _fed(
-        self, at: int, share: Share, straight: bool, chosen: list[Candidate], limit: float
-    ) -> Share | None:
-        """``share`` with the ports its wires need, or None when those or its time or memory do not allow."""
+    def _all_fed(
+        self, at: int, option: Candidate, straight: bool, chosen: list[Candidate]
+    ) -> tuple[list[Share], float]:
+        """Tiles of ``option`` with their ports and the cycles of the slowest; no tiles where one has no room.
+
+        They depend on the splits they read and not on the interval, so every search meets them again.
+        """
+        before = tuple(chosen[p].split for _, p, c in self.edges if c == at and p >= 0)
+        key = (at, option.split, straight, before)
+        if key not in self._met:
+            made: list[Share] = []
+            for share in self.shares(at, option):
+                found = self._fed(at, share, straight, chosen)
+                if found is None:
+                    made = []
+                    break
+                made.append(found)
+            self._met[key] = made, max((share.cycles for share in made), default=0.0)
+        return self._met[key]
+
+    def _fed(self, at: int, share: Share, straight: bool, chosen: list[Candidate]) -> Share | None:
+        """``share`` with the ports its wires need, or None when those or its memory do not allow."""
         ports = []
         for edge, producer, consumer in self.edges:
             if consumer != at:
@@ -142,8 +161,7 @@ class Attempt:
             return None
         made = fed(share, len(ports), self.device)
         sizes = self._sizes(made, ports)
-        fits = memory(made, sizes) <= int(self.device["memory_bytes"]) and made.cycles <= limit
-        return made if fits else None
+        return made if memory(made, sizes) <= int(self.device["memory_bytes"]) else None
 
     def _sizes(self, share: Share, ports: list[Slice]) -> list[tuple[int, int]]:
         sizes = [blocks.count * self.frames * SLOT for blocks in ports]

@@ -78,7 +78,7 @@ class Device:
                 "RUB-AIE-202",
                 f"{fact} of {self.part} is not known ({self.sources[fact]})",
                 where=self.name,
-                hint=f"give it with --aie-fact {fact}=NUMBER",
+                hint=f"give it with --device-fact {fact}=NUMBER",
             )
         return value
 

@@ -13,12 +13,13 @@ from rubicc.backends.aie.plan.devices import NEEDED, Device
 from rubicc.backends.aie.plan.mapping import Made
 from rubicc.backends.aie.plan.model import AiePlan, Note, Segment, Stage, Throughput
 from rubicc.backends.aie.plan.split import Candidate, candidates, variant_name
-from rubicc.backends.aie.plan.stages import Draft, Drafted, Refusal, draft
+from rubicc.backends.aie.plan.stages import Draft, Drafted, draft, refusal
 from rubicc.errors import Unsupported, UsageError, VerificationFailed
 
 OBJECTIVES = ("throughput", "latency", "tiles")
 BLOCKS = (16, 32, 64, 128)
 MOST_BLOCK = 1024
+FEWER = "give fewer bits, prune, or choose another device"
 PRICES = (0.0, 0.25, 0.5)  # of a stream, in tiles: what is scarce differs between networks
 
 
@@ -94,14 +95,18 @@ def plan(net: Net, device: Device, options: Options | None = None) -> AiePlan:
     if best is None:
         tight = [reason for reason in reasons if reason.startswith("RUB-AIE-211")]
         code = "RUB-AIE-211" if len(tight) == len(reasons) else "RUB-AIE-212"
-        rows = tuple(Refusal("network", "", reason.removeprefix("RUB-AIE-211 ")) for reason in reasons)
+        rows = tuple(
+            refusal("RUB-AIE-211" if reason in tight else "RUB-AIE-212", "network", "",
+                    reason.removeprefix("RUB-AIE-211 "), FEWER)
+            for reason in reasons
+        )  # fmt: skip
         shown = next(
-            r.what
+            r.reason
             for r, reason in zip(rows, reasons, strict=True)
             if code[-3:] == "211" or reason not in tight
         )
         raise Unsupported(code, f"{device.part} does not take this network: {shown}", findings=rows,
-                          hint="see the table; give fewer bits, prune, or choose another device")  # fmt: skip
+                          hint=FEWER)  # fmt: skip
     made = _write(net, drafted, device, options, *best)
     faults = audit(made)
     if faults:

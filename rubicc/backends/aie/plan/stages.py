@@ -12,22 +12,16 @@ from dataclasses import dataclass, replace
 from rubicc.backends.aie.net import Add, Attention, Cell, Conv, Layer, Lstm, Net, Norm, Table
 from rubicc.backends.aie.plan.devices import Device
 from rubicc.backends.aie.plan.model import Note, Packing
+from rubicc.backends.base import Finding
 from rubicc.errors import Unsupported
 
+OTHER_LAYER = "replace the layer, or choose --target cpu or coreml"
 LANES = 4  # sequences a recurrent layer computes at a time
 
 
-@dataclass(frozen=True)
-class Refusal:
+def refusal(code: str, layer: str, source: str, reason: str, remedy: str) -> Finding:
     """A row of the table of what the array cannot take."""
-
-    layer: str
-    source: str
-    what: str
-
-    def to_dict(self) -> dict[str, str]:
-        """Plain JSON values."""
-        return {"layer": self.layer, "source": self.source, "what": self.what}
+    return Finding(code, "error", layer, source, reason, remedy)
 
 
 @dataclass(frozen=True)
@@ -120,18 +114,18 @@ def draft(net: Net, device: Device) -> Drafted:
         what = f"{lanes} sequences interleaved frame by frame on every edge"
         notes.append(Note("RUB-AIE-D25", "network", what, "rows of the multiplication in recurrent layers"))
     made: list[Draft] = []
-    refusals: list[Refusal] = []
+    refusals: list[Finding] = []
     for layer in net.layers:
         found = _stage(net, layer, device, lanes, notes)
         if isinstance(found, str):
-            refusals.append(Refusal(layer.name, layer.source, found))
+            refusals.append(refusal("RUB-AIE-210", layer.name, layer.source, found, OTHER_LAYER))
         else:
             made.append(found)
     if refusals or not made:
-        first = refusals[0] if refusals else Refusal("network", "", "it has no layers")
+        first = refusals[0] if refusals else refusal("RUB-AIE-210", "network", "", "it has no layers", "")
         raise Unsupported(
-            "RUB-AIE-210", f"{len(refusals)} layers cannot be streamed: {first.layer}: {first.what}",
-            where=first.source or first.layer, hint="see the table of findings", findings=tuple(refusals),
+            "RUB-AIE-210", f"{len(refusals)} layers cannot be streamed: {first.node}: {first.reason}",
+            where=first.source or first.node, hint=OTHER_LAYER, findings=tuple(refusals),
         )  # fmt: skip
     made = _segments(net, made)
     made = _lags(net, made)
@@ -355,10 +349,10 @@ def _whole_sequences(stages: list[Draft]) -> None:
     late = [stage for stage in stages if stage.heads and stage.lag]
     if late:
         what = f"its input comes {late[0].lag} frames late, behind convolutions over time"
+        remedy = "use linear layers only before attentions"
         raise Unsupported(
-            "RUB-AIE-210", f"an attention cannot be streamed: {what}", where=late[0].layer.source,
-            hint="use linear layers only before attentions",
-            findings=tuple(Refusal(s.layer.name, s.layer.source, what) for s in late),
+            "RUB-AIE-210", f"an attention cannot be streamed: {what}", where=late[0].layer.source, hint=remedy,
+            findings=tuple(refusal("RUB-AIE-210", s.layer.name, s.layer.source, what, remedy) for s in late),
         )  # fmt: skip
 
 
