@@ -1,4 +1,5 @@
-"""Bad input to the AI Engine target: every case is refused with its exit code, and nothing is written."""
+"""Bad input to the AI Engine target from Python: every case is refused with its exit code, and nothing is
+written. The command line has a file of its own."""
 
 from __future__ import annotations
 
@@ -102,32 +103,11 @@ def test_models_the_array_cannot_take(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "flags",
-    [
-        {"target": "aie:vck5000"},
-        {"target": "aie:"},
-        {"target": "aie:VEK280"},
-        {"target": "aie:vek280;rm"},
-        {"precision": "fp32"},
-        {"precision": "fp16"},
-        {"precision": "int4"},
-        {"precision": "auto"},
-        {"precision": "w8a8"},
-        {"runtime": "onnxruntime"},
-        {"runtime": "coreml"},
-        {"layout": "polyphase"},
-        {"objective": "glory"},
-        {"shapes": "x=2x0x64"},
-        {"shapes": "y=1x1x64"},
-        {"shapes": "x=1x1x32"},
-        {"shapes": "x=1x1"},
-        {"calib": "/nowhere"},
-    ],
+    [{"target": "aie:vck5000"}, {"precision": "bf16"}, {"objective": "glory"}, {"shapes": "x=2x0x64"}],
     ids=str,
 )
 def test_options_that_cannot_be(flags: dict[str, str], tmp_path: Path) -> None:
-    if flags == {"target": "aie:"}:
-        flags = {"target": "aie:", "precision": "bf16"}
-    assert isinstance(refused(tmp_path, GOOD(), inputs=SIGNAL, **flags), RubiccError)
+    assert refused(tmp_path, GOOD(), inputs=SIGNAL, **flags).exit_code == 2
 
 
 def test_a_device_without_memory_tiles_or_facts_says_which(tmp_path: Path) -> None:

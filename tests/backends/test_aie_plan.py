@@ -327,6 +327,8 @@ def test_refusals_have_a_code_and_a_table(name: str) -> None:
         plan(made(), device("vek280"), Options(frames=64, block=32, **options))
     assert raised.value.code == code and raised.value.exit_code == 4
     assert raised.value.findings or name == "no layers"
+    for row in raised.value.findings:
+        assert row.rule.startswith("RUB-AIE-2") and row.severity == "error" and row.reason and row.remedy
     assert any(letter.isdigit() for letter in raised.value.what)
 
 

@@ -351,7 +351,8 @@ def _whole_sequences(stages: list[Draft]) -> None:
         what = f"its input comes {late[0].lag} frames late, behind convolutions over time"
         remedy = "use linear layers only before attentions"
         raise Unsupported(
-            "RUB-AIE-210", f"an attention cannot be streamed: {what}", where=late[0].layer.source, hint=remedy,
+            "RUB-AIE-210", f"an attention cannot be streamed: {what}", where=late[0].layer.source,
+            hint=remedy,
             findings=tuple(refusal("RUB-AIE-210", s.layer.name, s.layer.source, what, remedy) for s in late),
         )  # fmt: skip
 
