@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rubicc.backends.aie.check import check
 from rubicc.backends.aie.extract import Reader, extract
 from rubicc.backends.aie.host import Host, from_net, to_net
 from rubicc.backends.aie.net import Add, Cell, Conv, Net, Table
 from rubicc.backends.aie.numbers import Type
 from rubicc.backends.aie.reference import run
-from rubicc.backends.base import Finding
+from rubicc.backends.base import Finding, Target, refuse
 from rubicc.errors import Unsupported
 from rubicc.ir.executor import execute
 from rubicc.ir.graph import Graph, source_of
@@ -373,3 +374,16 @@ def test_images_are_refused() -> None:
     with pytest.raises(Unsupported) as raised:
         extract(made)
     assert raised.value.code == "RUB-AIE-103"
+
+
+def test_operators_without_a_kernel_are_refused_with_the_table() -> None:
+    nodes = [
+        op("Conv", "x w", "c", kernel_shape=[1]), op("Resize", "c - s", "r", mode="nearest"),
+        op("Resize", "r - s", "y", mode="nearest"),
+    ]  # fmt: skip
+    constants = {"w": np.ones((8, 8, 1), np.float32), "s": np.asarray([1, 1, 2], np.float32)}
+    found = check(graph(nodes, {"x": [1, 8, 20]}, {"y": [1, 8, 80]}, constants), Target("aie", "vek280"))
+    unknown = [row for row in found if row.rule == "RUB-IR-001"]
+    assert len(unknown) == 2 and all("Resize" in row.reason and row.severity == "error" for row in unknown)
+    with pytest.raises(Unsupported, match="and 1 more"):
+        refuse(unknown, Target("aie", "vek280"))

@@ -34,7 +34,7 @@ class Share:
 def check(graph: Graph, target: Target) -> list[Finding]:
     """All findings for ``aie[:device]``; the graph given stays as it is."""
     probe = normal(graph)
-    found = _inputs(probe)
+    found = [*_unknown(probe), *_inputs(probe)]
     share = shared_out(probe)
     if share.part < LEAST_SHARE:
         found += _nothing_to_gain(share)
@@ -66,6 +66,19 @@ def shared_out(graph: Graph) -> Share:
     total = sum(row.macs for row in rows.values())
     on_host = sum(macs for macs, _, _ in left.values())
     return Share(total - on_host, on_host, left)
+
+
+def _unknown(graph: Graph) -> list[Finding]:
+    """Operators that cannot be calibrated or verified, because no reference kernel computes them."""
+    from rubicc.ir.ops import KERNELS
+
+    found = []
+    for node in graph.all_nodes():
+        if (node.domain.removeprefix("ai.onnx"), node.op_type) not in KERNELS:
+            reason = f"no reference kernel for {op_key(node)}, so it can be neither calibrated nor verified"
+            remedy = "replace it by convolutions, linear or recurrent layers, sums or functions of one value"
+            found.append(Finding("RUB-IR-001", "error", node.name or "", source_of(node), reason, remedy))
+    return found
 
 
 def _inputs(graph: Graph) -> list[Finding]:
