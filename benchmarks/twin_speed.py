@@ -1,7 +1,8 @@
 """The trainable twin beside its source module: ``python benchmarks/twin_speed.py [--threads 2]``.
 
-Seconds of a training step without the optimiser (forward, a sum as loss, backward), source module and twin in
-turns, both in train mode and float32. The twin is made of the lowered graph (``raw``: BatchNormalization
+Time of a training step without the optimiser (forward, a mean as loss, backward), source module and twin in
+turns, both in train mode and float32; ``--clock cpu`` counts processor time, which a busy machine disturbs
+less. The twin is made of the lowered graph (``raw``: BatchNormalization
 stays) and of the cleaned one (norms folded: less work, and another network to train). Outputs and gradients
 are compared by the tests, not here.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,9 +53,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--networks", nargs="*", default=list(CASES), choices=list(CASES))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    clock = time.process_time if options.clock == "cpu" else time.perf_counter
     print("network        batch x samples   source ms   raw twin (ratio)   cleaned twin (ratio)   others")
     with tempfile.TemporaryDirectory() as folder, Watch() as watch:
         for name in options.networks:
@@ -65,7 +69,7 @@ def main() -> None:
             }
             for form, twin in made.items():
                 calls[form] = lambda twin=twin, x=x: step(twin, lambda: next(iter(twin({"x": x}).values())))
-            times = in_turns(calls, options.rounds)
+            times = in_turns(calls, options.rounds, clock=clock)
             ms = {form: timing.median * 1e3 for form, timing in times.items()}
             ratios = "   ".join(f"{ms[form]:9.1f} ({ms[form] / ms['source']:.2f})" for form in made)
             print(f"{name:<14} {batch:>5} x {samples:<7} {ms['source']:12.1f}   {ratios}", flush=True)

@@ -74,9 +74,11 @@ class Planner:
         device: torch.device,
         training: bool,
         statistics: Collection[str],
+        second_order: bool,
     ) -> None:
         self.graph, self.program, self.given, self.wanted = graph, program, given, results
         self.dtype, self.device, self.training, self.statistics = dtype, device, training, statistics
+        self.second_order = second_order
         self.floats = numpy_float(dtype)
         self.known: dict[ir.Value, np.ndarray] = dict(program.constants)
         self.live: dict[ir.Value, Tensor] = {}
@@ -154,6 +156,7 @@ class Planner:
             self._stored(item) if item.stored else None,
             all(name in self.statistics for name in names),
             item.consumed,
+            self.second_order,
         )
 
     def _stored(self, item: Item) -> torch.dtype:

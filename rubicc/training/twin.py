@@ -42,6 +42,7 @@ class Twin(nn.Module):
         trainable: takes the name of a tensor that could be a parameter, statistic or scale; where it says
             False, the tensor stays as it is. ``None`` leaves out nothing.
         learned_scales: scales of Quant and BipolarQuant are parameters too, with LSQ's gradient.
+        second_order: gradients of gradients are wanted (Hessian products): slower recurrent layers.
         dtype: type every float is carried in; half precision is for ``torch.autocast`` around the call.
 
     Attributes:
@@ -58,6 +59,7 @@ class Twin(nn.Module):
         *,
         trainable: Callable[[str], bool] | None = None,
         learned_scales: bool = False,
+        second_order: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
@@ -66,7 +68,11 @@ class Twin(nn.Module):
         self.dtype = dtype
         self.names: dict[str, str] = {}
         self.decisions: list[Decision] = []
-        self._options = {"trainable": trainable, "learned_scales": learned_scales}
+        self._options = {
+            "trainable": trainable,
+            "learned_scales": learned_scales,
+            "second_order": second_order,
+        }
         self._graph = graph.clone()
         self._groups: dict[str, tuple[str, list[Use]]] = {}  # tensor name -> (stored name, its uses)
         self._floors: dict[str, str] = {}  # scale parameter -> buffer of its smallest value
@@ -108,6 +114,7 @@ class Twin(nn.Module):
             dtype=self.dtype,
             device=next(iter(given.values())).device,
             training=self.training,
+            second_order=bool(self._options["second_order"]),
             statistics={self.names[name] for name, _ in self.named_buffers() if name in self.names},
         )
         made, outputs = planner.plan()

@@ -189,6 +189,35 @@ def _plain(dim: Any) -> Any:
     return dim if isinstance(dim, int) else dim.value
 
 
+@pytest.mark.parametrize("name", ["taiyaki-mgru", "bonito-ctc"])
+def test_gradients_of_gradients(name: str) -> None:
+    """A Hessian product is the difference of two gradients."""
+    graph = net(name).raw
+    twin = Twin(graph, dtype=torch.float64, second_order=True).eval()
+    given = tensors(feeds(graph, batch=1, length=40))
+    weights = [p for p in twin.parameters() if p.ndim > 1]
+    rng = np.random.default_rng(4)
+    along = [torch.from_numpy(rng.standard_normal(tuple(p.shape))) for p in weights]
+
+    def slopes(**options: bool) -> tuple[Tensor, ...]:
+        loss = next(iter(twin(given).values())).square().mean()
+        return torch.autograd.grad(loss, weights, **options)
+
+    first = slopes(create_graph=True)
+    product = torch.autograd.grad(sum((a * g).sum() for a, g in zip(along, first, strict=True)), weights)
+    ends = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for weight, direction in zip(weights, along, strict=True):
+                weight += sign * 1e-6 * direction
+        ends.append(slopes())
+        with torch.no_grad():
+            for weight, direction in zip(weights, along, strict=True):
+                weight -= sign * 1e-6 * direction
+    for got, plus, minus in zip(product, *ends, strict=True):
+        assert gap(got, (plus - minus) / 2e-6) <= 1e-4
+
+
 def test_rounding_passes_its_gradient() -> None:
     """Round, Floor and Ceil of an expanded quantiser would otherwise end every gradient."""
     for kind in ("Round", "Floor", "Ceil"):

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rubicc.ir.ops.recurrent import GATES
 from rubicc.ir.ops.registry import KernelError
+from rubicc.training.ops.gru import Gru
 from rubicc.training.ops.index import turned
 from rubicc.training.ops.registry import Run, Site, op
 
@@ -96,7 +97,8 @@ def recurrent(site: Site) -> Run:
     known = site.known(4)
     full = not site.has(4) or (known is not None and bool((known == steps).all()))
     zeros = torch.zeros((form.directions, batch, form.size), dtype=site.tensor_of(1).dtype, device=x.device)
-    layers = partial(_fused if form.fused else _looped, form)
+    own = form.fused == "gru" and full and x.device.type == "cpu" and site.has(3) and not site.second_order
+    layers = partial(_own_gru if own else _fused if form.fused else _looped, form)
 
     def run(
         x: Tensor,
@@ -163,6 +165,22 @@ def _fused(
         y, finals = _packed(kernel, form, x, states, lengths.long(), rest)
     shape = (*y.shape[:2], form.directions, form.size)
     return y.view(shape).permute(0, 2, 1, 3), *finals
+
+
+def _own_gru(
+    form: _Form, x: Tensor, w: Tensor, r: Tensor, b: Tensor, states: State, *_: Tensor | None
+) -> tuple[Tensor, ...]:
+    """Whole sequences on a CPU: the layer with its own backward pass, one direction after the other."""
+    ys, lasts = [], []
+    for d in range(form.directions):
+        turn = form.reverse or d == 1
+        bias, inner = b[d].chunk(2)
+        y, last = Gru.apply(x.flip(0) if turn else x, w[d], r[d], bias, inner, states[0][d])
+        ys.append(y.flip(0) if turn else y)
+        lasts.append(last)
+    if form.directions == 1:
+        return ys[0].unsqueeze(1), lasts[0].unsqueeze(0)
+    return torch.stack(ys, 1), torch.stack(lasts)
 
 
 def _packed(

@@ -51,6 +51,7 @@ class Site(Call):
         stored: type a weight is stored in when input 0 is computed from weights alone, else ``None``.
         statistics: whether train mode may update running statistics of this node.
         consumed: input 0 has no other reader and its producer does not need it again: may be overwritten.
+        second_order: gradients of gradients are wanted.
     """
 
     tensors: list[Tensor | None] = field(default_factory=list)
@@ -59,6 +60,7 @@ class Site(Call):
     stored: torch.dtype | None = None
     statistics: bool = True
     consumed: bool = False
+    second_order: bool = False
 
     def get(self, index: int) -> np.ndarray | None:
         """What is known of optional input ``index`` before any data, or ``None`` when it is omitted.

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 def _away(x: Tensor) -> Tensor:
@@ -100,7 +99,6 @@ class FakeQuantise(torch.autograd.Function):
         return (whole - zero if shifted else whole) * scale
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         """Gradients by argument."""
         inside, step = ctx.saved_tensors
@@ -128,7 +126,6 @@ class FakeSign(torch.autograd.Function):
         return sign * scale
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         """Gradients by argument."""
         inside, sign = ctx.saved_tensors
