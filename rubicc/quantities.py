@@ -139,6 +139,18 @@ def parse_budget(key: str, value: Any) -> float | int:
     return number * units[unit] if key == "latency" else int(number * units[unit])
 
 
+def parse_number(key: str, value: Any) -> float | int:
+    """A positive number without a unit; whole numbers stay whole.
+
+    Raises:
+        UsageError: ``RUB-CLI-004``.
+    """
+    number, unit = _number(key, value)
+    if unit or not 0 < number < math.inf:
+        raise _bad(key, value, "a positive number")
+    return int(number) if number.is_integer() else number
+
+
 def format_quantity(group: str, key: str, value: float | int) -> str | float:
     """How a resolved recipe writes a gap or budget: exact, with its unit."""
     if group == "budget":

@@ -24,6 +24,7 @@ from rubicc.quantities import (
     parse_budget,
     parse_gap,
     parse_input,
+    parse_number,
     parse_seconds,
     parse_tensor,
     parse_whole,
@@ -62,6 +63,7 @@ class Settings:
         objective: what the measured choices are to be best at.
         cache: whether choices measured earlier on this machine are taken over, and new ones kept.
         calib, reference: data files; a recipe names them relative to its own folder.
+        device_facts: numbers of the device that its table does not know, or that are to replace the table's.
         passes: options by pass id, e.g. ``{"cleanup.fold-constants": {"max_bytes": 1024}}``.
         check: verify the graph after every pass.
         threads: intra-op threads for running and measuring; ``None`` = the runtime's default.
@@ -88,6 +90,7 @@ class Settings:
     reference: Path | None = None
     max_gap: MaxGap = field(default_factory=MaxGap)
     budget: Budget = field(default_factory=Budget)
+    device_facts: Mapping[str, float | int] = field(default_factory=dict)
     passes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seed: int = 0
     strict: bool = False
@@ -140,7 +143,7 @@ class Settings:
         return rows
 
 
-_GROUPS = ("inputs", "arch_config", "max_gap", "budget", "passes")
+_GROUPS = ("inputs", "arch_config", "max_gap", "budget", "device_facts", "passes")
 _RUN_ONLY = ("allow_code", "trust", "dry_run", "force", "cache")
 _PATHS = ("calib", "reference")
 _CHOICES = {
@@ -167,8 +170,8 @@ def resolve(
 
     Args:
         flags: by field name; ``None`` means not given. Values may be typed or text. Groups (``inputs``,
-            ``max_gap``, ``budget``) take a mapping, or a list of ``KEY=VALUE`` texts (``inputs`` also
-            TensorSpecs); ``arch_config`` takes a mapping or a file.
+            ``max_gap``, ``budget``, ``device_facts``) take a mapping, or a list of ``KEY=VALUE`` texts
+            (``inputs`` also TensorSpecs); ``arch_config`` takes a mapping or a file.
         sets: ``--set`` texts such as ``passes.quantize.weight_bits=4``.
         recipe: a YAML file or an already parsed mapping.
         env: the environment; ``None`` = ``os.environ``.
@@ -208,6 +211,8 @@ def _build(flat: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
             values[group][rest] = raw if isinstance(raw, TensorSpec) else parse_tensor(rest, raw)
         elif group in ("max_gap", "budget"):
             values[group][rest] = (parse_gap if group == "max_gap" else parse_budget)(rest, raw)
+        elif group == "device_facts":
+            values[group][rest] = parse_number(key, raw)
         elif group == "arch_config":
             values[group][rest] = raw
         else:
@@ -408,8 +413,8 @@ def _flatten(settings: Settings, *, paths_in_full: bool = False) -> dict[str, An
                 flat.update(
                     {f"passes.{pass_id}.{opt}": value[pass_id][opt] for opt in sorted(value[pass_id])}
                 )
-        elif key == "arch_config":
-            flat.update({f"arch_config.{name}": value[name] for name in sorted(value)})
+        elif key in ("arch_config", "device_facts"):
+            flat.update({f"{key}.{name}": value[name] for name in sorted(value)})
         elif isinstance(value, Path):
             flat[key] = str(value) if paths_in_full else value.name
         else:

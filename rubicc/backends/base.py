@@ -284,7 +284,7 @@ class Backend(Protocol):
         calibrated: precisions that need calibration data; absent = int8, mixed and auto.
         exact_precisions: those whose graph must compute the source in float64; absent = fp32.
         wants: names of further options of ``prepare`` and ``plan``: ``shapes``, ``assets``, ``name``,
-            ``example`` and ``strict``.
+            ``example``, ``device_facts`` and ``strict``.
         frees_source: large networks are proven without their source in memory: nothing that the target does
             with emitted files needs the weights of the graph it emitted.
         preparing: ids of passes that ``prepare`` runs and takes options for.

@@ -21,7 +21,7 @@ SETTING_FLAGS = (
     *("target", "inputs", "arch", "arch_config", "precision", "runtime", "layout", "shapes", "threads"),
     *("batch", "streams", "tune", "objective", "cache", "calib", "reference"),
     *("max_gap", "budget", "seed", "strict", "check", "dump_stages", "from_stage", "until_stage"),
-    *("allow_code", "trust", "dry_run", "force"),
+    *("allow_code", "trust", "dry_run", "force", "device_facts"),
 )
 
 
@@ -54,6 +54,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--max-gap", action="append", metavar="WHAT=LIMIT", help="snr=30dB, max_abs=1e-4 or identity=0.5"
     )
     group.add_argument("--budget", action="append", metavar="WHAT=LIMIT", help="latency=5ms or size=2MiB")
+    group.add_argument(
+        "--device-fact",
+        dest="device_facts",
+        action="append",
+        metavar="FACT=NUMBER",
+        help="aie: a number that the table of devices does not know, e.g. memory_tile_rows=1",
+    )
     group.add_argument("--force", action="store_true", default=None, help="replace an artefact of rubicc")
     group.add_argument("--strict", action="store_true", default=None, help="any decision is an error")
     add_tuning(parser)

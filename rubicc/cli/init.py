@@ -55,6 +55,10 @@ tune: 3s                # measuring in all; 0 measures nothing
 #   size: 2MiB
 #   latency: 5ms
 
+# Numbers of the device that the table of an AI Engine target does not know.
+# device_facts:
+#   memory_tile_rows: 1
+
 # Options of passes by id; see `rubicc passes list` and `rubicc passes show ID`.
 # passes:
 #   cleanup.fold-constants:

@@ -96,6 +96,11 @@ CODES: dict[str, tuple[str, str]] = {
         "and MODEL is no such file of the target. Give the file, for example Name.mlpackage with --target "
         "coreml.",
     ),
+    "RUB-DRV-019": (
+        "facts of a device for a target that has no table of devices",
+        "--device-fact gives numbers that a target's table of devices does not know, such as those of the AI "
+        "Engine. The target given takes none. Leave it out.",
+    ),
     "RUB-DRV-D01": (
         "chosen by measurement",
         "Precision, runtime or layout was left to `auto` and measured on this machine. recipe.yaml records "

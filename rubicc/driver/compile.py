@@ -25,7 +25,7 @@ from rubicc.driver.proof import (
     prove,
     write_vectors,
 )
-from rubicc.errors import BudgetExceeded, ToolMissing, Unsupported
+from rubicc.errors import BudgetExceeded, ToolMissing, Unsupported, UsageError
 from rubicc.evidence.decision import Decision
 from rubicc.evidence.measure import interleave
 from rubicc.evidence.staging import StagedDir, scratch
@@ -237,13 +237,17 @@ def check_options(settings: Settings, backend: Backend) -> None:
     """Pass options are judged before any work is done; a setting that nothing reads is named.
 
     Raises:
-        UsageError: ``RUB-PASS-001`` no such pass, ``RUB-PASS-003`` no such option or a wrong value.
+        UsageError: ``RUB-PASS-001`` no such pass, ``RUB-PASS-003`` no such option or a wrong value;
+            ``RUB-DRV-019`` facts of a device that nobody reads.
     """
     from rubicc.passes import registry
     from rubicc.passes.manager import make_options
 
     if settings.calib is not None and not looks_at_data(settings, backend):
         log.warning("calibration data is not used at precision %s", settings.precision)
+    if settings.device_facts and "device_facts" not in getattr(backend, "wants", ()):
+        what = f"--device-fact has no meaning for --target {settings.target}"
+        raise UsageError("RUB-DRV-019", what, hint="leave it out")
     for pass_id, values in given_options(settings).items():
         make_options(registry.get(pass_id), values)
 

@@ -86,6 +86,7 @@ def _wanted(build: Build, inputs: ProofInputs) -> dict[str, Any]:
         "assets": build.source.assets,
         "name": build.source.name,
         "strict": build.settings.strict,
+        "device_facts": build.settings.device_facts,
         "example": lambda: (inputs.cases[case], build.source_outputs.reference(case)),
     }
     return {name: known[name] for name in getattr(build.backend, "wants", ())}

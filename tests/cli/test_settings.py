@@ -55,6 +55,7 @@ def test_every_key_can_be_set_by_flag_and_every_env_key_by_env() -> None:
         "dump_stages": True, "from_stage": "03", "until_stage": "x", "allow_code": True, "trust": True,
         "dry_run": True, "force": True, "layout": "plain", "batch": "8", "streams": "2", "tune": "500ms",
         "objective": "latency", "cache": "0", "shapes": "range",
+        "device_facts": ["rows=2"],
     }  # fmt: skip
     assert set(values) == set(KEYS)
     found, default = resolve(values, env=NO_ENV), Settings()
@@ -114,6 +115,8 @@ def test_init_recipe_is_valid_and_names_every_key() -> None:
         ({"budget": ["latency=5"]}, [], None, "RUB-CLI-004", "unit"),
         ({"budget": ["size=-1MiB"]}, [], None, "RUB-CLI-004", ""),
         ({"budget": ["size"]}, [], None, "RUB-CLI-004", ""),
+        ({"device_facts": ["rows=-1"]}, [], None, "RUB-CLI-004", "positive"),
+        ({"device_facts": ["rows=2kB"]}, [], None, "RUB-CLI-004", "positive"),
         ({"budget": ["size=1B", "size=2B"]}, [], None, "RUB-CLI-005", ""),
         ({"precision": "fp16"}, ["precision=fp32"], None, "RUB-CLI-005", ""),
         ({"max_gap": ["snr=nan"]}, [], None, "RUB-CLI-004", ""),

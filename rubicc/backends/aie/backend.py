@@ -26,7 +26,7 @@ class AieBackend:
     proof_items = 3
     calibrated: ClassVar[tuple[str, ...]] = ("int8", "w8a16", "int16", "mixed")
     exact_precisions: ClassVar[tuple[str, ...]] = ()
-    wants: ClassVar[tuple[str, ...]] = ("shapes", "name", "example")
+    wants: ClassVar[tuple[str, ...]] = ("shapes", "name", "example", "device_facts")
 
     def __init__(self, name: str, devices: tuple[str, ...], summary: str) -> None:
         self.name = name

@@ -29,6 +29,11 @@ CODES: dict[str, tuple[str, str]] = {
         "A file of the artefact's aie folder is missing, was changed or was added. Nothing was run. Restore "
         "the artefact or compile again.",
     ),
+    "RUB-AIE-D03": (
+        "facts of the device were given",
+        "--device-fact gave numbers that the table of devices lacks, or replaced some of its numbers. The "
+        "plan is as right as they are.",
+    ),
     "RUB-AIE-D02": (
         "Weights widened",
         "Weights of fewer than 8 bits are stored and multiplied in 8: no kernel takes them as they are.",

@@ -59,11 +59,16 @@ def plan(
     shapes: Shapes | None = None,
     name: str = "model",
     example: Callable[[], Example] | None = None,
+    device_facts: Mapping[str, float | int] | None = None,
     **_: Any,
 ) -> AieTargetPlan:
     """The plan for a prepared graph.
 
+    Args:
+        device_facts: numbers that replace those of the table of devices.
+
     Raises:
+        UsageError: ``RUB-AIE-203`` no such fact.
         Unsupported: ``RUB-AIE-10x`` no integer network, ``RUB-AIE-2xx`` no legal mapping, with the numbers.
     """
     from rubicc.backends.aie.plan.planner import Options
@@ -71,9 +76,13 @@ def plan(
 
     net, widened = with_whole_bytes(extract(graph, target))
     frames = frames_of(net, steps_of(graph, net))
-    array = planned(net, device(device_of(target)), Options(frames=frames, objective=objective))
+    board = device(device_of(target), device_facts)
+    array = planned(net, board, Options(frames=frames, objective=objective))
     decisions = [Decision(note.code, note.where, note.what, note.reason) for note in array.notes]
     decisions += widened
+    if board.given:
+        facts = ", ".join(f"{fact} {board.facts[fact]}" for fact in board.given)
+        decisions.append(Decision("RUB-AIE-D03", board.name, facts, "given by --device-fact, not checked"))
     work = host_work(array, net)
     decisions.append(Decision("RUB-AIE-D01", name, "on the host: " + "; ".join(work), "the array is integer"))
     return AieTargetPlan(

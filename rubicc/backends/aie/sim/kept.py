@@ -39,7 +39,7 @@ def built_once(
     """
     into.mkdir(parents=True, exist_ok=True)
     home = code_folder(FOLDER)
-    entry = home / _digest(project, arch, defines, batch)
+    entry = home / digest(project, arch, defines, batch)
     found = _taken(entry, project, into)
     if found is None:
         found = build(project, into, arch=arch, defines=defines, batch=batch)
@@ -49,7 +49,8 @@ def built_once(
     return found
 
 
-def _digest(project: Path, arch: int, defines: Sequence[str], batch: int) -> str:
+def digest(project: Path, arch: int, defines: Sequence[str], batch: int) -> str:
+    """Name of the entry: of everything that the program is made from, and by."""
     path = tools.compiler()
     whole = hashlib.sha256(compiler_identity(path))
     whole.update("\0".join([*tools.flags(arch), "", *defines, "", str(batch)]).encode())
