@@ -71,4 +71,9 @@ def pinned_double(module: torch.nn.Module, run: Callable[[torch.nn.Module], Any]
             setattr(double.get_submodule(parent), name, PinnedWeight(outputs))
         else:
             double.get_submodule(path).scaling_impl = PinnedScale(outputs[1].double())
+    for sub in double.modules():
+        if isinstance(
+            getattr(sub, "eps", None), float
+        ):  # a graph holds it in float32: 5e-8 of a norm's output
+            sub.eps = torch.tensor(sub.eps, dtype=torch.float32).item()  # type: ignore[assignment]
     return double

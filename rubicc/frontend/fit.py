@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -123,6 +124,10 @@ def finite(value: torch.Tensor) -> bool:
     """Whether every element is finite, without a temporary as large as the tensor for large ones."""
     import torch
 
+    if torch.isfinite(
+        value.sum(dtype=torch.float64)
+    ):  # what is not finite would show; half the memory traffic
+        return True
     if value.numel() <= 1 << 20:
         return bool(torch.isfinite(value).all())
     flat = value.reshape(-1)
@@ -197,7 +202,7 @@ def fill(
     import torch
 
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _undrawn():
             sketch = build()
     except (UsageError, ModelRefused):
         raise
@@ -209,9 +214,34 @@ def fill(
             hint="check the configuration",
         ) from err
     compare(sketch.state_dict(), tensors, where, arch, chosen=chosen)
-    module = build()
+    with _undrawn():
+        module = build()
     module.load_state_dict(dict(tensors), strict=False)
     return module.eval()
+
+
+def _undrawn() -> contextlib.AbstractContextManager[Any]:
+    """Modules built in here draw no random weights: all are overwritten, and drawing costs seconds.
+
+    On the meta device a draw would also import torch's compiler.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    init = torch.nn.init
+    draws = {torch.Tensor.normal_, torch.Tensor.uniform_, init.orthogonal_, init.trunc_normal_}
+    draws |= {init.normal_, init.uniform_, init.kaiming_normal_, init.kaiming_uniform_}
+    draws |= {init.xavier_normal_, init.xavier_uniform_}
+
+    class Undrawn(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+        ) -> Any:
+            if func in draws:
+                return args[0] if args else (kwargs or {})["tensor"]
+            return func(*args, **(kwargs or {}))
+
+    return Undrawn()
 
 
 def compare(

@@ -45,14 +45,15 @@ def infer_shapes(graph: Graph, bind: Mapping[str, int] | None = None) -> Graph:
     for value in _all_values(clone.ir):
         _bind(value, bind)
     proto = _proto(clone)
+    complete = False
     for propagate in (False, True):
-        if propagate and not _worth_propagating(clone):
+        if complete or (propagate and not _worth_propagating(clone)):
             break
         for _ in range(_MAX_ROUNDS):
-            _infer_once(clone, proto, bind, known, propagate)
+            complete = _infer_once(clone, proto, bind, known, propagate)
             for value in _all_values(clone.ir):
                 _bind(value, bind)
-            if not _evaluate(clone, known):
+            if not _evaluate(clone, known) or complete:
                 break
     for value in _all_values(clone.ir):
         if value.name in known:
@@ -109,12 +110,13 @@ def _infer_once(
     bind: Mapping[str, int],
     known: Mapping[str, np.ndarray],
     propagate: bool,
-) -> None:
+) -> bool:
+    """One round of onnx's inference; True when it alone gave numbers to every value, so that none is left."""
     try:
         inferred = onnx.shape_inference.infer_shapes(_with_known(proto, known), data_prop=propagate)
     except (onnx.shape_inference.InferenceError, RuntimeError) as err:
         raise VerificationFailed("RUB-IR-004", f"shape inference: {first_line(err, 300)}") from err
-    _copy_back(clone.ir, inferred.graph, bind)
+    return _copy_back(clone.ir, inferred.graph, bind)
 
 
 def _proto(clone: Graph) -> onnx.ModelProto:
@@ -164,17 +166,27 @@ def _plain_ops(graph: onnx.GraphProto) -> None:
                 _plain_ops(attribute.g)
 
 
-def _copy_back(body: ir.Graph, proto: onnx.GraphProto, bind: Mapping[str, int]) -> None:
+def _copy_back(body: ir.Graph, proto: onnx.GraphProto, bind: Mapping[str, int]) -> bool:
+    complete = True
     found = {info.name: info for info in (*proto.value_info, *proto.output)}
     nested = {n.name: n for n in proto.node if any(a.HasField("g") for a in n.attribute)}
     for node in body:
         for value in node.outputs:
             if value.name in found:
                 _merge(value, found[value.name], bind)
+                complete &= static_shape(value) is not None and _numbers(found[value.name])
+            elif value.name:
+                complete = False
         if node.name in nested:
             graphs = {a.name: a.g for a in nested[node.name].attribute if a.HasField("g")}
             for name, graph in graphs.items():
-                _copy_back(node.attributes[name].value, graph, bind)
+                complete &= _copy_back(node.attributes[name].value, graph, bind)
+    return complete
+
+
+def _numbers(info: onnx.ValueInfoProto) -> bool:
+    tensor = info.type.tensor_type
+    return tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim)
 
 
 def _merge(value: ir.Value, info: onnx.ValueInfoProto, bind: Mapping[str, int]) -> None:

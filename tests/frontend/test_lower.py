@@ -163,6 +163,25 @@ def test_quantisers_stay_and_agree_exactly_in_float64() -> None:
     assert all(row["max_abs"] < 1e-12 for shape in result.evidence["shapes"] for row in shape["outputs"])
 
 
+def test_a_quantised_networks_norm_has_the_epsilon_of_its_graph() -> None:
+    """A graph holds epsilon in float32; in float64 the difference turns codes over, one in millions."""
+    import brevitas.nn as qnn
+
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = qnn.QuantConv1d(1, 8, 9, padding=4, weight_bit_width=8)
+            self.norm = nn.BatchNorm1d(8, eps=1e-3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.conv(x))
+
+    module = Normed()
+    module.norm.running_var.fill_(1e-4)
+    found = lowered(module).evidence["shapes"]
+    assert all(row["max_abs"] < 1e-12 for shape in found for row in shape["outputs"])
+
+
 def test_quantised_lstm_is_an_error_and_not_an_empty_graph() -> None:
     import brevitas.nn as qnn
 
