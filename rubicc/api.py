@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rubicc.evidence.diff import Change
     from rubicc.genomics.evaluate import Evaluation
     from rubicc.genomics.settings import BasecallSummary
+    from rubicc.shrink.prune import PruneSettings
     from rubicc.shrink.result import Result
     from rubicc.training.loop import Watcher
     from rubicc.training.settings import TrainSettings
@@ -41,6 +42,7 @@ __all__ = [
     "inspect",
     "load",
     "open_artefact",
+    "prune",
     "train",
     "verify",
 ]
@@ -219,6 +221,51 @@ def basecall(
     settings = settings or resolve(flags)
     chosen = dict(options or {})
     return basecall_reads(model, reads, Path(out), settings, progress, on_problem, chosen, cluster)
+
+
+def prune(
+    model: str | Path | torch.nn.Module,
+    *,
+    out: str | Path,
+    settings: PruneSettings,
+    data: Sequence[str | Path] = (),
+    teacher: str | Path | torch.nn.Module | None = None,
+    teacher_arch: str | None = None,
+    validation: Sequence[str | Path] = (),
+    training: TrainSettings | None = None,
+    reading: Settings | None = None,
+    watcher: Watcher | None = None,
+    **flags: Any,
+) -> Result | None:
+    """Make a model smaller, into a folder that is a model again: channels cut out, weights set to zero.
+
+    Args:
+        model: any MODEL form.
+        settings: what goes, and in how many rounds.
+        data, validation, teacher, teacher_arch, training: of the training after each round, as in
+            :func:`train`; without data the network is cut and not trained.
+        reading: how models are read; otherwise ``flags`` are resolved.
+
+    Returns:
+        The result; None in processes of torchrun that are not the first.
+
+    Raises:
+        RubiccError: nothing is written to ``out`` then, ``OUT.partial`` keeps what was trained.
+    """
+    from rubicc.shrink.prune import prune as run
+
+    return run(
+        model,
+        out,
+        settings=settings,
+        data=[str(item) for item in data],
+        teacher=teacher,
+        teacher_arch=teacher_arch,
+        validation=[str(item) for item in validation],
+        training=training,
+        reading=reading or resolve(flags),
+        watcher=watcher,
+    )
 
 
 def train(

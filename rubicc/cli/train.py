@@ -67,6 +67,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     add_reading(parser)
     group = parser.add_argument_group("training (MODEL may also be the name of an architecture)")
+    add_data(group)
+    add_training(parser)
+
+
+def add_data(group: argparse._ArgumentGroup) -> None:
+    """Flags of what is learned from and where the result goes, for every verb that trains."""
     group.add_argument(
         "--data",
         nargs="+",
@@ -81,7 +87,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-o", "--output", metavar="OUT", help="folder to write; it is a MODEL")
     group.add_argument("--force", action="store_true", default=None, help="replace OUT, start over")
     group.add_argument("--settings", metavar="FILE.yaml", help="the settings below from a file")
-    add_training(parser)
     group.add_argument("--threads", metavar="N", help="threads of this process")
 
 

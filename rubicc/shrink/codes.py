@@ -18,6 +18,17 @@ CODES: dict[str, tuple[str, str]] = {
         "`--settings FILE.yaml` holds settings of `rubicc train` by name, such as `lr: 0.002`. The message "
         "names the key or value. Change it; `rubicc train --help` lists the settings.",
     ),
+    "RUB-SHRINK-030": (
+        "Nothing could be cut",
+        "No channel and no weight of the network may go as asked: all are coupled to inputs or outputs, "
+        "skipped, or smaller than one step of the alignment. The message says why the first layers stay. "
+        "Run `rubicc prune MODEL --list` for the groups that may go, and allow more.",
+    ),
+    "RUB-SHRINK-031": (
+        "Contradicting or impossible pruning options",
+        "Shares are at least 0 and below 1, one budget at a time, and rounds need budgets as shares. "
+        "Change the option named in the message; `rubicc prune --help` lists them.",
+    ),
     "RUB-SHRINK-D01": (
         "A network with random weights was made",
         "MODEL was the name of an architecture of the zoo, so training starts from random weights drawn "

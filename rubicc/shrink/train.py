@@ -257,13 +257,14 @@ def _write(
             graph,
             report,
             logs=training.state / "run",
-            inputs=_inputs(training),
+            inputs=inputs_of(training),
             seed=training.settings.seed,
             measured={"seconds": sum(row.seconds for row in history.steps)},
         )
 
 
-def _inputs(training: Training) -> dict[str, str]:
+def inputs_of(training: Training) -> dict[str, str]:
+    """Digests of data and teacher, by role."""
     facts = f"{training.data.train.name} {sorted(training.data.train.facts.items(), key=str)}"
     found = {"data facts": hashlib.sha256(facts.encode()).hexdigest()}
     return found | ({"teacher": training.teacher.sha256} if training.teacher else {})

@@ -1,0 +1,180 @@
+"""``rubicc prune MODEL -o OUT``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rubicc.cli.compile import resolve_settings
+from rubicc.cli.console import Console, table
+from rubicc.cli.parser import add_reading
+from rubicc.cli.train import add_data, add_training, lines, training_settings, watcher
+from rubicc.errors import UsageError
+
+if TYPE_CHECKING:
+    from rubicc.settings import Settings
+
+# flag -> (metavar, words, option of prune.channels)
+CHANNELS: dict[str, tuple[str, str, str]] = {
+    "ratio": ("SHARE", "of the channels that goes, e.g. 50%%", "ratio"),
+    "macs": ("BUDGET", "multiplications left, e.g. 50%% or 2e9", "macs"),
+    "weight-bytes": ("BUDGET", "bytes of weights left, e.g. 25%% or 500000", "weight_bytes"),
+    "align": ("N", "what stays of a layer is a multiple of N, such as 8, 16, 32", "align"),
+    "most": ("SHARE", "largest share that a layer may lose (default 90%%)", "most"),
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    add_reading(parser)
+    parser.add_argument("--list", action="store_true", help="print what may go and what stays, and stop")
+    group = parser.add_argument_group("whole channels, hidden units, heads")
+    for name, (metavar, words, _) in CHANNELS.items():
+        group.add_argument(f"--{name}", metavar=metavar, help=words)
+    group.add_argument("--scope", choices=("uniform", "global"), help="every layer alike, or the weakest")
+    group.add_argument("--importance", choices=("l1", "l2", "bn-scale", "random"), help="default l2")
+    group.add_argument("--inside", action="store_true", help="also within groups and heads")
+    group.add_argument("--norms", action="store_true", help="also channels that layer norms count")
+    group.add_argument("--share", action="append", metavar="NAME=SHARE", help="of one group; others stay")
+    group.add_argument("--skip", action="append", metavar="NAME", help="groups that stay, e.g. 'gru.*'")
+    group = parser.add_argument_group("single weights")
+    group.add_argument("--sparsity", metavar="SHARE", help="of every weight that becomes 0")
+    group.add_argument("--pattern", metavar="N:M", help="keep N of every M neighbours, e.g. 2:4")
+    group.add_argument("--layers", metavar="FILE", help="names of layers and shares of zeros, as Taiyaki's")
+    group.add_argument("--weights", choices=("l1", "random"), help="which become 0 (default l1)")
+    group.add_argument("--all-weights", action="store_true", help="the share is of all weights together")
+    group.add_argument("--taiyaki-rule", action="store_true", help="zero below the threshold of Taiyaki")
+    group = parser.add_argument_group("training after each cut (needs --data)")
+    group.add_argument("--rounds", metavar="N", default="1", help="cut in so many rounds (default 1)")
+    group.add_argument("--epochs", metavar="0", choices=("0",), help="0: cut only, measure on --data")
+    add_data(group)
+    add_training(parser)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Prune, and print what changed; or list what may go."""
+    reading = resolve_settings(args)
+    if args.list:
+        return _list(args, console, reading)
+    if args.output is None:
+        raise UsageError("RUB-CLI-006", "-o OUT is missing", hint="`rubicc prune --help` shows it")
+    from rubicc import api
+
+    made = api.prune(
+        args.model,
+        out=args.output,
+        settings=prune_settings(args),
+        data=args.data or (),
+        teacher=args.teacher,
+        teacher_arch=args.teacher_arch,
+        validation=args.validation or (),
+        training=training_settings(args),
+        reading=reading,
+        watcher=watcher(console),
+    )
+    if made is not None:
+        console.result({"path": made.path, **made.report.to_dict()}, lines(made, reading))
+    return 0
+
+
+def prune_settings(args: argparse.Namespace) -> Any:
+    """PruneSettings from the flags.
+
+    Raises:
+        UsageError: ``RUB-SHRINK-031``, ``RUB-PASS-054``.
+    """
+    from rubicc.passes.prune.channels import ChannelOptions
+    from rubicc.passes.prune.weights import WeightOptions
+    from rubicc.shrink.prune import PruneSettings, options
+
+    channels, weights = _channels(args), _weights(args)
+    if args.epochs == "0" and args.rounds != "1":
+        raise UsageError("RUB-SHRINK-031", "--rounds without training", hint="leave --epochs 0 out")
+    return PruneSettings(
+        channels=options(ChannelOptions, channels) if channels else None,
+        weights=options(WeightOptions, weights) if weights else None,
+        rounds=int(number("rounds", args.rounds)),
+        train=args.epochs is None,
+    )
+
+
+def _channels(args: argparse.Namespace) -> dict[str, Any]:
+    """Options of ``prune.channels``; empty where whole channels are not asked for."""
+    found: dict[str, Any] = {}
+    for name, (_, _, option) in CHANNELS.items():
+        text = getattr(args, name.replace("-", "_"))
+        if text is not None:
+            found[option] = number(name, text)
+    if "align" in found:
+        found["align"] = int(found["align"])
+    if args.share:
+        pairs = [item.rpartition("=") for item in args.share]
+        found["shares"] = {name: number("share", share) for name, _, share in pairs}
+    if not found.keys() & {"ratio", "macs", "weight_bytes", "shares"}:
+        return {}
+    for name in ("scope", "importance"):
+        if getattr(args, name) is not None:
+            found[name] = getattr(args, name)
+    return found | {
+        "inside": args.inside,
+        "norms": args.norms,
+        "skip": tuple(args.skip or ()),
+        "seed": int(number("seed", args.seed or "0")),
+    }
+
+
+def _weights(args: argparse.Namespace) -> dict[str, Any]:
+    """Options of ``prune.weights``; empty where single weights are not asked for."""
+    from rubicc.passes.prune.layer_file import read_layers
+
+    found: dict[str, Any] = {}
+    if args.sparsity is not None:
+        found["sparsity"] = number("sparsity", args.sparsity)
+    if args.pattern is not None:
+        found["pattern"] = args.pattern
+    if args.layers is not None:
+        found["layers"] = read_layers(Path(args.layers))
+    if not found:
+        return {}
+    found["method"] = args.weights or "l1"
+    found["scope"] = "global" if args.all_weights else "layer"
+    found["rule"] = "taiyaki" if args.taiyaki_rule else "exact"
+    return found | {"seed": int(number("seed", args.seed or "0"))}
+
+
+def number(name: str, text: str) -> float:
+    """A number, or a percentage as a share.
+
+    Raises:
+        UsageError: ``RUB-SHRINK-031``.
+    """
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        if value == value and abs(value) != float("inf"):
+            return value
+    except ValueError:
+        pass
+    raise UsageError("RUB-SHRINK-031", f"--{name} is {text!r}", hint="give a number such as 0.5 or 50%")
+
+
+def _list(args: argparse.Namespace, console: Console, reading: Settings) -> int:
+    from rubicc.shrink.prune import coupling_of
+
+    coupling = coupling_of(args.model, reading, norms=args.norms)
+    rows = [(group.name, str(group.size), str(len(group.members))) for group in coupling.groups]
+    stays = [(left.source, str(left.channels), left.reason) for left in coupling.protected]
+    found = {
+        "groups": [
+            {
+                "name": group.name,
+                "size": group.size,
+                "weights": [f"{m.initializer}[{m.axis}]" for m in group.members],
+            }
+            for group in coupling.groups
+        ],
+        "protected": [{"name": p.source, "size": p.channels, "reason": p.reason} for p in coupling.protected],
+    }
+    text = table(("may go", "channels", "weights that shrink"), rows, right="12")
+    console.result(found, [*text, "", *table(("stays", "channels", "because"), stays, right="1")])
+    return 0
