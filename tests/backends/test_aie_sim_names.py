@@ -74,9 +74,12 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     chain = Random(16, INT8, seed=3).conv("a", 16, 5).conv("b", 16, 29, 2).conv("d", 64, 13).conv("p", 32)
     fast = planned(chain.net(), chain.feeds(1, 30), "throughput")
     assert any(tile.cascade_from for tile in fast.array.tiles)
-    assert any(link.buffers for case in (every, fast) for link in case.array.links)
+    heads = Random(24, INT8).conv("a", 48, relu=False).attention("t", 2).norm("m")
+    block = planned(heads.net(), heads.feeds(1, 30))
+    assert {"attention", "norm"} <= {stage.kind for stage in block.array.stages}
+    assert any(link.buffers for case in (every, fast, block) for link in case.array.links)
     folder, files = tmp_path_factory.mktemp("names"), []
-    for name, case in (("every", every), ("fast", fast)):
+    for name, case in (("every", every), ("fast", fast), ("block", block)):
         home = case.write(folder / name)
         for path in [home / "app.cpp", *sorted((home / "src").rglob("*.*"))]:
             files.append(path.rename(folder / f"{name}_{path.name}"))

@@ -156,18 +156,24 @@ class _Writer:
     def host(self) -> None:
         """``host/``: framing, constants of the plan, XRT program."""
         outputs, rest = self._finish()
-        ends = [(f"IN{i}", name) for i, name in enumerate(self.net.inputs)]
-        ends += [(f"OUT{i}", name) for i, name in enumerate(self.net.outputs)]
         values = {
             "NAME": words(self.name),
-            "USAGE": " ".join(end for end, _ in ends),
-            "FILES": "\n".join(self._file(end, name) for end, name in ends),
+            "USAGE": self._usage(),
+            "FILES": "\n".join(self._file(end, name) for end, name in self._ends()),
             "REST": rest,
             "BATCH": HOST_BATCH * self.plan.lanes,
         }
         self.put("host/host.cpp", template("host.cpp.tmpl", values))
         self.put("host/framing.h", template("framing.h.tmpl", {}))
         self.put("host/plan.h", self._constants(outputs))
+
+    def _ends(self) -> list[tuple[str, str]]:
+        """Files of the host program: what they are called in its usage, and the edge."""
+        ends = [(f"IN{i}", name) for i, name in enumerate(self.net.inputs)]
+        return ends + [(f"OUT{i}", name) for i, name in enumerate(self.net.outputs)]
+
+    def _usage(self) -> str:
+        return " ".join(end for end, _ in self._ends())
 
     def _file(self, end: str, name: str) -> str:
         """What a file of the host program holds."""
@@ -258,6 +264,12 @@ class _Writer:
                     )
         return rows
 
+    def _platform(self) -> str:
+        return PLATFORMS.get(self.plan.device, "the platform of your board")
+
+    def _segments(self) -> str:
+        return " ".join(str(segment.index) for segment in self.plan.segments)
+
     def _outputs(self, segment: Segment) -> str:
         names = " ".join(identifier(plio.name) for plio in self.framing.plios(segment, "out"))
         return f"OUTPUTS_{segment.index} := {names}"
@@ -269,8 +281,8 @@ class _Writer:
             "NAME": words(self.name),
             "DEVICE": words(plan.device),
             "VITIS": VITIS,
-            "PLATFORM": PLATFORMS.get(plan.device, "the platform of your board"),
-            "SEGMENTS": " ".join(str(segment.index) for segment in plan.segments),
+            "PLATFORM": self._platform(),
+            "SEGMENTS": self._segments(),
             "OUTPUTS": "\n".join(self._outputs(segment) for segment in plan.segments),
             "PROJECT": self.name,
         }
@@ -282,6 +294,7 @@ class _Writer:
             for name, e in sorted(self.net.edges.items())
             if name in (*self.net.inputs, *self.net.outputs)
         ]
+        program = plan.facts["program_bytes"]
         readme = {
             "NAME": words(self.name),
             "DEVICE": words(plan.device),
@@ -289,6 +302,12 @@ class _Writer:
             "COLUMNS": plan.facts["columns"],
             "ROWS": plan.facts["rows"],
             "VITIS": VITIS,
+            "PROJECT": self.name,
+            "PLATFORM": self._platform(),
+            "SEGMENTS": self._segments(),
+            "USAGE": self._usage(),
+            "PROGRAM": "size not public" if program is None else f"{program:,} bytes",
+            "MHZ": f"{plan.plios[0].mhz:g}",
             "THROUGHPUT": throughput(plan),
             "HOST": "\n".join(f"* {line}" for line in host_work(plan, self.net)),
             "BLOCK": plan.block,
