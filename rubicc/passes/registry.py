@@ -51,6 +51,7 @@ _TABLE: dict[str, str] = {
     "integer.legalise": "rubicc.passes.integer.legalise",
     "integer.place": "rubicc.passes.integer.place",
     "integer.recurrence": "rubicc.passes.integer.recurrence",
+    "integer.split-wide": "rubicc.passes.integer.split_wide",
     "integer.strip": "rubicc.passes.integer.strip",
     "layout.polyphase": "rubicc.passes.layout.polyphase",
     "lower.expand-quant": "rubicc.passes.lower.expand_quant",
