@@ -44,7 +44,8 @@ bench-cpu: $(VENV)/.installed  ## every network in every engine of this CPU, in 
 bench-gpu: $(VENV)/.installed  ## the same artefacts on a GPU; says what is missing where there is none
 	$(BIN)/python benchmarks/gpu_table.py $(BENCH)
 
-bench-aie: $(VENV)/.installed-dev  ## rubicc and aie4ml side by side; RUBICC_AIE4ML_PYTHON names a Python with aie4ml
+bench-aie: $(VENV)/.installed-dev  ## zoo x devices x widths, emulated, calls of the real R9 network (half an hour); beside aie4ml
+	$(BIN)/python benchmarks/aie_zoo.py $(BENCH)
 	$(BIN)/python benchmarks/aie_versus_aie4ml.py $(BENCH)
 
 bench-coreml: $(VENV)/.installed-dev  ## zoo x iOS16 to 18, calls of the real R9 network, cost of dna-bert; about an hour
