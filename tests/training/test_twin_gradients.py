@@ -218,6 +218,33 @@ def test_gradients_of_gradients(name: str) -> None:
         assert gap(got, (plus - minus) / 2e-6) <= 1e-4
 
 
+@pytest.mark.parametrize(("rows", "per", "groups"), [(6, 1, 6), (4, 1, 2), (16, 8, 2), (6, 3, 2)])
+@pytest.mark.parametrize("pads", [(0, 0), (15, 15), (40, 3), (-2, 20)])
+def test_long_grouped_convolutions(rows: int, per: int, groups: int, pads: tuple[int, int]) -> None:
+    """Written as phases on CPUs: values are the executor's, gradients those of torch's own convolution."""
+    rng = np.random.default_rng(rows)
+    weights = {"w": rng.standard_normal((rows, per, 33)), "b": rng.standard_normal(rows)}
+    weights = {name: array.astype(np.float32) for name, array in weights.items()}
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], group=groups, pads=pads)
+    channels = per * groups
+    graph = graph_of([node], {"x": ["N", channels, "T"]}, {"y": ["N", rows, "U"]}, weights)
+    twin = Twin(graph, dtype=torch.float64)
+    for length in (40, 57, 64):
+        x = rng.standard_normal((2, channels, length)).astype(np.float32)
+        feed = torch.from_numpy(x.astype(np.float64)).requires_grad_()
+        plain = feed.detach().clone().requires_grad_()
+        got = twin({"x": feed})["y"]
+        assert gap(got, execute(graph, {"x": x}, dtype=np.dtype(np.float64))["y"]) <= 1e-12
+        own = [torch.from_numpy(weights[n].astype(np.float64)).requires_grad_() for n in ("w", "b")]
+        want = torch.nn.functional.conv1d(torch.nn.functional.pad(plain, pads), *own, groups=groups)
+        twin.zero_grad()
+        pull(got).backward()
+        pull(want).backward()
+        assert gap(feed.grad, plain.grad) <= 1e-12
+        for name, tensor in zip(("w", "b"), own, strict=True):
+            assert gap(twin.get_parameter(name).grad, tensor.grad) <= 1e-12
+
+
 def test_rounding_passes_its_gradient() -> None:
     """Round, Floor and Ceil of an expanded quantiser would otherwise end every gradient."""
     for kind in ("Round", "Floor", "Ceil"):

@@ -17,6 +17,10 @@ from rubicc.training.ops.registry import Run, Site, op
 _CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 _MAX = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
+# On CPUs torch is slow at long kernels of few channels per group: from here on they are written as phases.
+_LONG = 31
+_FEW = 8
+_PHASES = 8
 _MEAN = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
 
 
@@ -36,9 +40,13 @@ def _geometry(site: Site, kernel: Sequence[int]) -> tuple[list[int], list[int], 
 @op("Conv")
 def conv(site: Site) -> Run:
     """Grouped, strided, dilated convolution; unequal padding is a step of its own."""
-    kernel = site.tensor_of(1).shape[2:]
+    weight = site.tensor_of(1)
+    kernel, groups = weight.shape[2:], site.attr("group", 1)
     strides, dilations, begins, ends = _geometry(site, kernel)
-    function, groups = _CONV[len(kernel)], site.attr("group", 1)
+    few = groups > 1 and max(weight.shape[1], weight.shape[0] // groups) <= _FEW
+    if few and weight.device.type == "cpu" and [*strides, *dilations] == [1, 1] and kernel[0] >= _LONG:
+        return _phased(site, begins[0], ends[0])
+    function = _CONV[len(kernel)]
     same = begins == ends and min(begins, default=0) >= 0
     pads = torch_pads(begins, ends)
     inner = begins if same else 0
@@ -49,6 +57,31 @@ def conv(site: Site) -> Run:
     if same:
         return run
     return lambda x, weight, bias=None: run(functional.pad(x, pads), weight, bias)
+
+
+def _phased(site: Site, begin: int, end: int) -> Run:
+    """A grouped 1-D convolution with eight neighbouring results as channels of one position.
+
+    The kernel of result ``8 t + p`` is the kernel moved by ``p`` taps: the same sums, 7 zero taps more, and
+    two to three times the speed, since a position fills the processor's lanes (docs/polyphase.md).
+    """
+    weight, groups = site.tensor_of(1), site.attr("group", 1)
+    rows, taps = weight.shape[0], weight.shape[2]
+    length = site.tensor_of(0).shape[2] + begin + end - taps + 1
+    if length < 1:
+        raise KernelError(f"kernel [{taps}] does not fit into {length + taps - 1} samples")
+    positions = -(-length // _PHASES)
+    pads = begin, end + positions * _PHASES - length
+    moved = [(phase, _PHASES - 1 - phase) for phase in range(_PHASES)]
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        phases = torch.stack([functional.pad(weight, by) for by in moved], 1).flatten(0, 1)
+        offset = None if bias is None else bias.repeat_interleave(_PHASES)
+        y = functional.conv1d(functional.pad(x, pads), phases, offset, _PHASES, 0, 1, groups)
+        y = y.view(-1, rows, _PHASES, positions).transpose(2, 3).reshape(-1, rows, positions * _PHASES)
+        return y if y.shape[2] == length else y.narrow(2, 0, length)
+
+    return run
 
 
 @op("ConvTranspose")
