@@ -225,7 +225,7 @@ class _Writer(Body):
 
 def _dims(kind: str, inputs: tuple[ir.Value, ...], attributes: dict[str, Any]) -> list[Any]:
     """Dimensions of a node's outputs, as far as bodies need it; None where they depend on T."""
-    shapes = [list(value.shape) if value.shape is not None else [] for value in inputs]
+    shapes: list[list[Any]] = [list(value.shape) if value.shape is not None else [] for value in inputs]
     numbers = [v.const_value.numpy().tolist() if v.const_value is not None else None for v in inputs]
     if kind == "Reshape":
         return [None if size < 0 else size for size in numbers[1]]  # type: ignore[union-attr]
@@ -323,7 +323,9 @@ def read_float(node: ir.Node) -> Norm | Attention | None:
     found = match(float_body(template, *scratch()), body)
     if found is None:
         return None
-    return replace(template, **found) if isinstance(template, Norm) else template
+    if isinstance(template, Norm):
+        return replace(template, gain=found["gain"], offset=found["offset"])
+    return template
 
 
 def read_spec(node: ir.Node) -> NormSpec | AttentionSpec | None:
@@ -348,4 +350,7 @@ def read_spec(node: ir.Node) -> NormSpec | AttentionSpec | None:
     whole = {name: np.asarray(array, np.float64) for name, array in found.items()}
     if any(not np.array_equal(array, np.rint(array)) for array in whole.values()):
         return None
-    return replace(template, **{name: array.astype(np.int64) for name, array in whole.items()})
+    arrays = {name: array.astype(np.int64) for name, array in whole.items()}
+    if isinstance(template, NormSpec):
+        return replace(template, gain=arrays["gain"], offset=arrays["offset"])
+    return replace(template, entries=arrays["entries"])

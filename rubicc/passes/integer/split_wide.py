@@ -100,9 +100,9 @@ class SplitWide(Pass):
 
         rest, size = x, float(1 << bits)
         while step * (1 << bits) <= 2 * widest:
-            inverse = edit.initializer(f"{node.name}_digit", np.float32(1 / size))
+            inverse = edit.initializer(f"{node.name}_digit", np.asarray(1 / size, np.float32))
             upper = op("Floor", op("Mul", rest, inverse))
-            whole = op("Mul", upper, edit.initializer(f"{node.name}_digit", np.float32(size)))
+            whole = op("Mul", upper, edit.initializer(f"{node.name}_digit", np.asarray(size, np.float32)))
             made.append((step, op("Sub", rest, whole)))
             rest, step = upper, step << bits
         return [*made, (step, rest)]

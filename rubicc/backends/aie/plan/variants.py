@@ -269,10 +269,9 @@ class NormVariant:
         the scalar unit, and the results."""
         fours, blocks = math.ceil(work.frames / ROWS), work.channels // 8
         wide, made = work.stored // 8, work.output // 8
-        read = {"data": wide * _VECTOR}
         loops = (
-            Loop("means", fours, blocks, vector=1 + wide, **read),
-            Loop("squares", fours, blocks, mac=2, store=64, vector=5 + 2 * wide, **read),
+            Loop("means", fours, blocks, data=wide * _VECTOR, vector=1 + wide),
+            Loop("squares", fours, blocks, mac=2, data=wide * _VECTOR, store=64, vector=5 + 2 * wide),
             Loop("roots", fours * ROWS, 1, scalar=ROOT + DIVISION),
             # A product of two 32-bit numbers is four of 16 bits; 32 of them in two halves.
             Loop("results", fours, blocks, mac=9, data=64, weight=48, store=made * _VECTOR, vector=10),
