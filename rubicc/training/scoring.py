@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from rubicc.errors import VerificationFailed
 from rubicc.genomics.evaluate import end_to_end
 from rubicc.training.data.stream import Batch, DataSet, Item, collate
 from rubicc.training.lessons import Lesson
@@ -49,7 +51,11 @@ def called_identity(objective: Objective, scores: np.ndarray, batch: Batch) -> l
 
 @torch.no_grad()
 def score(network: Network, lesson: Lesson, items: Sequence[Item], settings: TrainSettings) -> Score:
-    """Loss and identity of a network (left in evaluation mode) over ``items``."""
+    """Loss and identity of a network (left in evaluation mode) over ``items``.
+
+    Raises:
+        VerificationFailed: ``RUB-TRAIN-040``: scores or loss are not finite.
+    """
     network.eval()
     device = next(network.parameters()).device
     losses, identities = 0.0, []
@@ -58,7 +64,14 @@ def score(network: Network, lesson: Lesson, items: Sequence[Item], settings: Tra
         given = lesson.prepare(whole.to(device))
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
             scores, kept = network(given.feeds)
-        losses += float(lesson.losses(scores, kept, given)["loss"]) * whole.size
+        loss = float(lesson.losses(scores, kept, given)["loss"])
+        if not math.isfinite(loss):
+            raise VerificationFailed(
+                "RUB-TRAIN-040",
+                f"validation items {first + 1} to {first + whole.size}: loss {loss:g}",
+                hint="check the validation data and the model's weights for NaN",
+            )
+        losses += loss * whole.size
         if lesson.objective.kind != "none" and whole.targets is not None:
             made = scores.float().cpu().numpy()
             identities += called_identity(lesson.objective, made, whole)
