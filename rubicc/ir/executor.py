@@ -6,7 +6,7 @@ OpenVINO, and in float64, where a rewrite's own error can be told from float32 n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from rubicc.ir.ops import KERNEL_FAILURES, KERNELS, Call, carried
 
 Array = np.ndarray
 Keep = Collection[str] | Literal["all"] | None
+Sink = Callable[[str, Array], None] | None
 
 
 def execute(
@@ -26,6 +27,7 @@ def execute(
     *,
     dtype: np.dtype | type | None = None,
     keep: Keep = None,
+    sink: Sink = None,
 ) -> dict[str, Array]:
     """Run ``graph`` on ``feeds``.
 
@@ -34,6 +36,7 @@ def execute(
         feeds: one array per graph input, by name; floats are converted to the declared type.
         dtype: carry every floating tensor in this type (``np.float64``); ``None`` keeps declared types.
         keep: names of intermediate values (or ``"all"``) to return beside the outputs.
+        sink: is given each kept value when it is made, instead of their being held and returned together.
 
     Returns:
         Outputs, and kept values, by name. Arrays may share memory with weights: do not write into them.
@@ -44,7 +47,7 @@ def execute(
         VerificationFailed: ``RUB-IR-002`` a node failed; ``where`` names it and its source.
     """
     refuse_unknown_ops(graph)
-    run = _Run(graph, None if dtype is None else np.dtype(dtype), keep)
+    run = _Run(graph, None if dtype is None else np.dtype(dtype), keep, sink)
     with np.errstate(all="ignore"):
         return run.main(feeds)
 
@@ -67,10 +70,10 @@ def _domain(node: ir.Node) -> str:
 class _Run:
     """State of one execution: live arrays by value, and what must be kept."""
 
-    def __init__(self, graph: Graph, float_dtype: np.dtype | None, keep: Keep) -> None:
+    def __init__(self, graph: Graph, float_dtype: np.dtype | None, keep: Keep, sink: Sink) -> None:
         self.graph = graph
         self.float_dtype = float_dtype
-        self.keep = keep
+        self.keep, self.sink = keep, sink
         self.live: dict[ir.Value, Array] = {}
         self.kept: dict[str, Array] = {}
 
@@ -84,7 +87,7 @@ class _Run:
         return self.kept | named
 
     def _require_kept(self) -> None:
-        if self.keep is None or self.keep == "all":
+        if self.keep is None or self.keep == "all" or self.sink is not None:
             return
         for name in self.keep:
             if name not in self.kept:
@@ -135,7 +138,10 @@ class _Run:
     def _store(self, value: ir.Value, array: Array) -> None:
         self.live[value] = array
         if self.keep is not None and value.name and (self.keep == "all" or value.name in self.keep):
-            self.kept[value.name] = array
+            if self.sink is None:
+                self.kept[value.name] = array
+            else:
+                self.sink(value.name, array)
 
     def _fetch(self, value: ir.Value) -> Array:
         array = self.live.get(value)

@@ -113,6 +113,16 @@ def test_keep_returns_intermediates_and_weights_by_name():
         execute(g, {"x": x}, keep=["nothing_like_it"])
 
 
+def test_a_sink_is_given_what_would_be_kept():
+    g = conv_quant()
+    x = RNG.normal(size=(2, 4, 31)).astype(np.float32)
+    kept = execute(g, {"x": x}, keep="all")
+    seen: dict[str, np.ndarray] = {}
+    returned = execute(g, {"x": x}, keep="all", sink=seen.__setitem__)
+    assert set(returned) == {value.name for value in g.outputs}
+    assert seen and all(np.array_equal(kept[name], array) for name, array in seen.items())
+
+
 def test_float64_is_float64_everywhere():
     g = conv_quant()
     x = RNG.normal(size=(1, 4, 31)).astype(np.float32)

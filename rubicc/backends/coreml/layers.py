@@ -15,11 +15,12 @@ from rubicc.backends.coreml.session import CoremlSession, open_session
 from rubicc.errors import RubiccError
 from rubicc.evidence.gaps import Gap, output_gaps
 from rubicc.evidence.report import NotMeasured
+from rubicc.evidence.staging import scratch
 from rubicc.ir.executor import execute
 from rubicc.ir.graph import Graph
 from rubicc.ir.io import weight_bytes
 
-MAX_WEIGHTS = 64 << 20  # intermediate values are held at once, twice
+MAX_WEIGHTS = 64 << 20
 TIME = NotMeasured("time by layer", "Core ML runs on Apple devices only; ane_audit.py asks it there")
 
 
@@ -32,7 +33,7 @@ def profile_layers(folder: Path, feeds: Mapping[str, np.ndarray], reference: Gra
         reference: the graph before precision was changed, executed in float64.
     """
     if reference is None or weight_bytes(reference) > MAX_WEIGHTS:
-        large = NotMeasured("error by layer", "the network is too large to hold twice")
+        large = NotMeasured("error by layer", "the network is too large to be run in float64")
         return LayerProfile({}, {}, (TIME, large))
     try:
         with open_session(folder) as session:
@@ -51,16 +52,25 @@ def _gaps(session: CoremlSession, feeds: Mapping[str, np.ndarray], reference: Gr
         for node in named
         if getattr(types.get(mil := mil_name(node)), "dtype", "").startswith("fp") and named[node]
     }
+    nodes: dict[str, list[str]] = {}
+    for node in kept:
+        nodes.setdefault(named[node], []).append(node)
     typed = {spec.name: np.asarray(feeds[spec.name]).astype(spec.dtype) for spec in session.inputs}
-    made = session.kept(typed, set(kept.values()))
-    wanted = execute(reference, dict(feeds), dtype=np.dtype(np.float64), keep=[named[node] for node in kept])
     found: dict[str, Gap] = {}
-    for node, mil in kept.items():
-        want, have = wanted.get(named[node]), made.get(mil)
-        if want is None or have is None or want.shape != have.shape or want.dtype.kind != "f":
-            continue  # lowering has made another value under this node's name
-        found[node] = output_gaps({node: want}, {node: have})[node]
-    return found
+    with scratch() as home:
+        files = {mil: home / f"{index}.npy" for index, mil in enumerate(kept.values())}
+
+        def compare(value: str, want: np.ndarray) -> None:
+            for node in nodes[value]:
+                path = files[kept[node]]
+                have = np.load(path, mmap_mode="r") if path.is_file() else None
+                if have is not None and want.shape == have.shape and want.dtype.kind == "f":
+                    found[node] = output_gaps({node: want}, {node: have})[node]
+                # else lowering has made another value under this node's name
+
+        session.watch(typed, set(files), lambda mil, array: np.save(files[mil], array))
+        execute(reference, dict(feeds), dtype=np.dtype(np.float64), keep=set(nodes), sink=compare)
+    return {node: found[node] for node in kept if node in found}
 
 
 def mil_name(name: str) -> str:

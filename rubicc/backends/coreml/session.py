@@ -127,14 +127,14 @@ class CoremlSession:
         """
         return self._in_parts(feeds, self._interpreter(semantics))
 
-    def kept(self, feeds: Arrays, names: Collection[str]) -> Outputs:
-        """Values inside the program, by their names there, in one run of the interpreter.
+    def watch(self, feeds: Arrays, names: Collection[str], sink: Callable[[str, np.ndarray], None]) -> None:
+        """Give values inside the program to ``sink``, by their names there, in one run of the interpreter.
 
         Raises:
             UsageError: as :meth:`run`, or the names are not in the program.
         """
         inputs = {self._names.get(name, name): array for name, array in self._checked(feeds).items()}
-        return self.package.run(inputs, semantics=self.semantics, keep=names)
+        self.package.run(inputs, semantics=self.semantics, keep=names, sink=sink)
 
     def _in_parts(self, feeds: Arrays, run: Callable[[Arrays], Outputs]) -> Outputs:
         made = [run(part) for part in self._parts(self._checked(feeds))]

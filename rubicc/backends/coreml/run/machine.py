@@ -36,6 +36,7 @@ SEMANTICS: dict[str, tuple[torch.dtype, bool]] = {
 }
 # Called with name, element type and shape of every value when it is made.
 Observer = Callable[[str, str, tuple[int, ...]], None]
+Sink = Callable[[str, Any], None]
 Frame = list[Any]
 
 
@@ -86,6 +87,7 @@ class Machine:
         keep: Collection[str] = (),
         state: State | None = None,
         observe: Observer | None = None,
+        sink: Sink | None = None,
     ) -> dict[str, Any]:
         """Run once; see :meth:`Package.run`.
 
@@ -97,14 +99,14 @@ class Machine:
             if name not in self.names:
                 what = f"no value {name!r} in the outermost block"
                 raise UsageError("RUB-COREML-260", what, where=f"function {self.function.name!r}")
-        run = _Run(self, self._context(), observe, keep)
+        run = _Run(self, self._context(), observe, keep, sink)
         with torch.inference_mode():
             tensors: dict[str, Any] = dict(fed(run.context, self.function, self.interface, feeds))
             tensors |= cells(run.context, self.function, state or self.new_state())
             values = [tensors[value.name] for value in self.function.inputs]
             made = run.body(self.body, values, [value.name for value in self.function.inputs])
             names = self.function.block.outputs
-            found = dict(zip(names, made, strict=True)) | run.kept(self.names)
+            found = dict(zip(names, made, strict=True)) | ({} if sink else run.kept(self.names))
             types = self.function.types
             return {name: given_out(run.context, value, types.get(name)) for name, value in found.items()}
 
@@ -113,7 +115,12 @@ class _Run:
     """One execution: the frame of values and what was used up."""
 
     def __init__(
-        self, machine: Machine, context: Context, observe: Observer | None, keep: Collection[str]
+        self,
+        machine: Machine,
+        context: Context,
+        observe: Observer | None,
+        keep: Collection[str],
+        sink: Sink | None,
     ) -> None:
         self.frame: Frame = [None] * machine.slots
         self.context = context
@@ -122,7 +129,7 @@ class _Run:
         self.keeping: dict[int, Any] = {
             source: None for name in keep if isinstance(source := machine.names[name], int)
         }
-        self.keep = tuple(keep)
+        self.keep, self.sink = tuple(keep), sink
 
     def kept(self, names: Mapping[str, Source]) -> dict[str, Any]:
         """The values asked for besides the outputs."""
@@ -175,7 +182,9 @@ class _Run:
         self.frame[slot] = value
         self.context.live += _bytes(value)
         self.context.peak = max(self.context.peak, self.context.live)
-        if slot in self.keeping:
+        if slot in self.keeping and self.sink is not None:
+            self.sink(name, given_out(self.context, value, type_))
+        elif slot in self.keeping:
             self.keeping[slot] = value
         if self.observe is not None and isinstance(value, torch.Tensor):
             dtype = type_.dtype if isinstance(type_, TensorType) else str(type_)

@@ -8,7 +8,7 @@ stay on disk until :meth:`Constant.value` is called. Nothing here imports protob
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -346,6 +346,7 @@ class Package:
         *,
         function: str | None = None,
         state: State | None = None,
+        sink: Callable[[str, Any], None] | None = None,
     ) -> dict[str, Any]:
         """Run a function.
 
@@ -356,6 +357,8 @@ class Package:
             keep: names of values inside the function's outermost block to give back too.
             function: which function; the default one when ``None``.
             state: state from :meth:`new_state`, changed by the call; a fresh one when ``None``.
+            sink: is given each kept value (constants excepted) when it is made, instead of their being held
+                and returned together.
 
         Returns:
             Output name -> array, and kept name -> array. Floating results have the declared type under
@@ -365,7 +368,7 @@ class Package:
             UsageError: ``RUB-COREML-260``, ``RUB-COREML-261``: feeds, names or semantics do not fit.
             ModelRefused: ``RUB-COREML-2xx``: the program contradicts itself or passes a limit.
         """
-        return self.machine(semantics, function).run(feeds, keep=keep or (), state=state)
+        return self.machine(semantics, function).run(feeds, keep=keep or (), state=state, sink=sink)
 
     def close(self) -> None:
         """Let go of decoded constants; the next run decodes them again."""
