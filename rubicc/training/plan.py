@@ -119,7 +119,10 @@ class Planner:
     def _step(self, item: Item) -> Step:
         try:
             tensors = [None if value is None else self._tensor(value) for value in item.inputs]
-            function = _builder(item.key)(self._site(item, tensors))
+            with torch.inference_mode(
+                False
+            ):  # what a builder makes outlives this call, and may meet gradients
+                function = _builder(item.key)(self._site(item, tensors))
             result = function(*tensors)
         except RubiccError:
             raise
@@ -182,8 +185,9 @@ class Planner:
         return tensor
 
     def _constant(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(np.array(array.astype(self.floats) if is_float(array.dtype) else array))
-        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+        with torch.inference_mode(False):
+            tensor = torch.from_numpy(np.array(array.astype(self.floats) if is_float(array.dtype) else array))
+            return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
 
 
 def _builder(key: str) -> Builder:

@@ -280,6 +280,19 @@ def test_half_precision_around_the_call(name: str) -> None:
     assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in twin.parameters())
 
 
+@pytest.mark.parametrize("name", ["taiyaki-mgru", "bonito-crf", "dna-bert"])
+def test_a_plan_made_without_gradients_serves_with_them(name: str) -> None:
+    graph = net(name).raw
+    twin = Twin(graph).eval()
+    given = tensors(feeds(graph))
+    with torch.inference_mode():
+        want = next(iter(twin(given).values()))
+    got = next(iter(twin(given).values()))
+    got.square().mean().backward()
+    assert gap(got, want) <= 1e-5
+    assert all(p.grad is not None for p in twin.parameters())
+
+
 def loops() -> Graph:
     """A Scan and an If."""
     body = helper.make_graph(
