@@ -238,7 +238,9 @@ def _undrawn() -> contextlib.AbstractContextManager[Any]:
             self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
         ) -> Any:
             if func in draws:
-                return args[0] if args else (kwargs or {})["tensor"]
+                tensor = args[0] if args else (kwargs or {})["tensor"]
+                # Not left as it is: torch's truncated normal draws again until no value is out of bounds.
+                return tensor if tensor.is_meta else tensor.zero_()
             return func(*args, **(kwargs or {}))
 
     return Undrawn()
