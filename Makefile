@@ -46,7 +46,7 @@ bench-gpu: $(VENV)/.installed  ## the same artefacts on a GPU; says what is miss
 
 bench-aie: $(VENV)/.installed-dev  ## zoo x devices x widths, emulated, calls of the real R9 network (half an hour); beside aie4ml
 	$(BIN)/python benchmarks/aie_zoo.py $(BENCH)
-	$(BIN)/python benchmarks/aie_versus_aie4ml.py $(BENCH)
+	$(BIN)/python benchmarks/aie_versus_aie4ml.py
 
 bench-coreml: $(VENV)/.installed-dev  ## zoo x iOS16 to 18, calls of the real R9 network, cost of dna-bert; about an hour
 	$(BIN)/python benchmarks/coreml_zoo.py $(BENCH)
