@@ -240,7 +240,8 @@ def _undrawn() -> contextlib.AbstractContextManager[Any]:
             if func in draws:
                 tensor = args[0] if args else (kwargs or {})["tensor"]
                 # Not left as it is: torch's truncated normal draws again until no value is out of bounds.
-                return tensor if tensor.is_meta else tensor.zero_()
+                with torch.no_grad():
+                    return tensor if tensor.is_meta else tensor.zero_()
             return func(*args, **(kwargs or {}))
 
     return Undrawn()
