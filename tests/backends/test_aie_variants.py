@@ -1,4 +1,4 @@
-"""The planner's variants against the templates: bytes loaded and products issued, counted in the emulation."""
+"""The planner's variants against the templates: bytes loaded and products issued, as the emulation counts."""
 
 from __future__ import annotations
 
