@@ -15,19 +15,20 @@ from rubicc.evidence.npy import UNREADABLE, header
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 MAX_BYTES = 2**30
+_LARGE = 1 << 20  # bytes of floats, of which less than a tenth would be saved
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays sorted by name, compressed, with a fixed time stamp."""
+    """Write arrays sorted by name with a fixed time stamp; compressed, except where that only costs time."""
     with zipfile.ZipFile(path, "w") as archive:
         for name in sorted(arrays):
             buffer = io.BytesIO()
             np.lib.format.write_array(buffer, np.ascontiguousarray(arrays[name]), allow_pickle=False)
             info = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
-            info.compress_type = zipfile.ZIP_DEFLATED
+            floats = arrays[name].dtype.kind == "f" and arrays[name].nbytes > _LARGE
+            info.compress_type = zipfile.ZIP_STORED if floats else zipfile.ZIP_DEFLATED
             info.external_attr = 0o644 << 16
-            # floats hardly compress; level 6 takes four times as long
-            archive.writestr(info, buffer.getvalue(), compresslevel=1)
+            archive.writestr(info, buffer.getbuffer(), compresslevel=6)
 
 
 def load_arrays(path: Path, limit: int) -> dict[str, np.ndarray]:
