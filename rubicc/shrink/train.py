@@ -120,6 +120,8 @@ def train(
         RubiccError: nothing is written to ``out`` then; ``OUT.partial`` keeps what was done.
     """
     settings, reading = settings or TrainSettings(), reading or Settings()
+    if reading.threads is not None:
+        torch.set_num_threads(reading.threads)
     out = Path(out)
     with training_of(
         model, out, data, settings, reading, teacher=teacher, teacher_arch=teacher_arch, validation=validation
