@@ -27,7 +27,12 @@ from rubicc.passes.pipelines import PIPELINES
 from rubicc.training.twin import Twin
 
 # network: batch, samples
-CASES = {"rubicall-fp": (4, 1800), "taiyaki-mgru": (16, 2000), "bonito-ctc": (2, 1800)}
+CASES = {
+    "rubicall-fp": (4, 1800),
+    "taiyaki-mgru": (16, 2000),
+    "bonito-ctc": (2, 1800),
+    "rubicall": (2, 1800),
+}
 
 
 def twins(name: str, folder: Path) -> tuple[torch.nn.Module, dict[str, Twin]]:
