@@ -15,8 +15,9 @@ from rubicc.ir.costs import costs
 from rubicc.ir.graph import Graph
 from rubicc.passes.harness import apply_and_check, assert_mutant_fails
 from rubicc.passes.manager import run_pass
-from rubicc.passes.prune.channels import PRUNED_KEY, ChannelOptions, PruneChannels
+from rubicc.passes.prune.channels import ChannelOptions, PruneChannels
 from rubicc.passes.prune.groups import groups
+from rubicc.passes.prune.record import PRUNED_KEY
 
 BIND = {"N": 1}
 

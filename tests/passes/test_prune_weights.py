@@ -135,7 +135,7 @@ def test_wrong_options(wrong: dict[str, object]) -> None:
         WeightOptions(**wrong)  # type: ignore[arg-type]
 
 
-def test_masks_for_training() -> None:
+def test_masks_for_training_outlive_the_file(tmp_path: Path) -> None:
     work, _ = pruned(layers={"gru*": 0.5})
     found = masks(work)
     assert set(found) == {"w", "r"} and all(

@@ -18,6 +18,11 @@ LARGE = ("bonito-crf", "bonito-ctc", "quartznet", "qabas", "rubicall", "rubicall
 ZOO = [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
 
 
+def stored(graph: Graph) -> int:
+    """Bytes of all tensors."""
+    return sum(value.const_value.nbytes for value in graph.ir.initializers.values())
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_any_cut(name: str, lowered_zoo: Callable[[str], Graph]) -> None:
     sizes = SIZES if name != "dna-bert" else {"N": 1, "T": 12}
@@ -30,7 +35,7 @@ def test_half_of_it(name: str, lowered_zoo: Callable[[str], Graph]) -> None:
     graph = lowered_zoo(name)
     done = apply_and_check("prune.channels", graph, options={"ratio": 0.5}, sizes=sizes, random=1)
     before, after = costs(graph, sizes), costs(done.graph, sizes)
-    assert after.macs < 0.7 * before.macs and after.params < 0.8 * before.params
+    assert after.macs < 0.7 * before.macs and stored(done.graph) < 0.8 * stored(graph)
     assert after.activation_bytes < before.activation_bytes
 
 

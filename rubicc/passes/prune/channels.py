@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,14 +13,13 @@ from rubicc.errors import UsageError
 from rubicc.evidence.decision import Decision
 from rubicc.ir.costs import costs
 from rubicc.ir.graph import Graph
+from rubicc.passes.prune import record
 from rubicc.passes.prune.choose import Removed, Rules, overall, shares, uniform, within_budget
 from rubicc.passes.prune.groups import Coupling, Group, groups
 from rubicc.passes.prune.importance import Importance, importance
 from rubicc.passes.prune.slicing import cut
 from rubicc.passes.registry import Pass, register
 from rubicc.text import did_you_mean
-
-PRUNED_KEY = "rubicc.pruned"  # graph metadata, JSON: channels of every group, and costs, before any pruning
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class PruneChannels(Pass):
         self.cuts: list[Cut] = []
         coupling = self.couple(graph)
         chosen = self._candidates(coupling)
-        state = _state(graph)
+        state = record.read(graph)
         scores = {group.name: self._scores(graph, group) for group in chosen}
         rules = Rules(self.options.align, self.options.most, state["channels"])
         removed = self._choose(graph, coupling, chosen, scores, rules, state)
@@ -131,7 +129,7 @@ class PruneChannels(Pass):
         for group in coupling.groups:
             state["channels"].setdefault(group.name, group.size)
         cut(graph, coupling, labels, self.id)
-        graph.ir.metadata_props[PRUNED_KEY] = json.dumps(state, sort_keys=True)
+        record.write(graph, state)
         return True
 
     def couple(self, graph: Graph) -> Coupling:
@@ -170,7 +168,7 @@ class PruneChannels(Pass):
         chosen: Sequence[Group],
         scores: Mapping[str, np.ndarray],
         rules: Rules,
-        state: dict[str, dict[str, float]],
+        state: dict[str, Any],
     ) -> Removed:
         opts = self.options
         if opts.shares:
@@ -194,7 +192,7 @@ class PruneChannels(Pass):
         return within_budget(lambda share: pick(chosen, scores, share, rules), cost, budget, what)
 
     def _budget(
-        self, graph: Graph, coupling: Coupling, state: dict[str, dict[str, float]]
+        self, graph: Graph, coupling: Coupling, state: dict[str, Any]
     ) -> tuple[Callable[[Graph], float] | None, float, str]:
         """How a graph is measured, the largest value allowed, and its unit."""
         opts = self.options
@@ -234,9 +232,3 @@ class PruneChannels(Pass):
 
 def _labels(chosen: Sequence[Group], removed: Removed) -> frozenset[int]:
     return frozenset(group.labels[k] for group in chosen for k in removed.get(group.name, ()))
-
-
-def _state(graph: Graph) -> dict[str, dict[str, float]]:
-    """What earlier runs left in the graph's metadata."""
-    stored = graph.ir.metadata_props.get(PRUNED_KEY)
-    return json.loads(stored) if stored else {"channels": {}, "costs": {}}

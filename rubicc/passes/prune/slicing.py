@@ -27,17 +27,28 @@ def cut(graph: Graph, coupling: Coupling, removed: Collection[int], pass_id: str
     """
     kept = partial(coupling.kept, frozenset(removed))
     edit, nodes = Editor(graph, pass_id), graph.nodes
+    copies: dict[tuple[str, bytes], ir.Value] = {}
     for weight in coupling.walk.weights:
-        _weight(edit, nodes, weight, kept)
+        _weight(edit, nodes, weight, kept, copies)
     for index, patch in coupling.walk.patches:
         patch(edit, nodes[index], kept)
     for node in nodes:
         for value in node.outputs:
             _shape(value, coupling, kept)
+    for name in {name for name, _ in copies}:
+        old = graph.ir.initializers[name]
+        if not old.uses() and not old.is_graph_output():
+            del graph.ir.initializers[name]
 
 
-def _weight(edit: Editor, nodes: list[ir.Node], weight: Weight, kept: partial[np.ndarray]) -> None:
-    """A smaller tensor under the same name, or a copy for one reader where others need another."""
+def _weight(
+    edit: Editor,
+    nodes: list[ir.Node],
+    weight: Weight,
+    kept: partial[np.ndarray],
+    copies: dict[tuple[str, bytes], ir.Value],
+) -> None:
+    """A smaller tensor under the same name, or a copy for one reader where others need another part."""
     value = edit.graph.ir.initializers.get(weight.name)
     if weight.use is not None:
         value = nodes[weight.use[0]].inputs[weight.use[1]]
@@ -53,13 +64,18 @@ def _weight(edit: Editor, nodes: list[ir.Node], weight: Weight, kept: partial[np
             f"nothing would be left of {weight.name}",
             hint="keep at least one channel of every group",
         )
+    key = weight.name, b"".join(mask.tobytes() for mask in masks)
+    if weight.use is not None and key in copies:
+        nodes[weight.use[0]].replace_input_with(weight.use[1], copies[key])
+        return
     for axis, mask in enumerate(masks):
         if not mask.all():
             array = np.compress(mask, array, axis)
     array = np.ascontiguousarray(array)
-    if weight.use is not None and len(value.uses()) > 1:
+    if weight.use is not None and (len(value.uses()) > 1 or value.is_graph_output()):
         node = nodes[weight.use[0]]
-        node.replace_input_with(weight.use[1], edit.initializer(weight.name, array, node.graph))
+        copies[key] = edit.initializer(weight.name, array, node.graph)
+        node.replace_input_with(weight.use[1], copies[key])
         return
     value.const_value = ir.tensor(array, name=weight.name)
     value.shape = ir.Shape(array.shape)

@@ -12,9 +12,11 @@ import onnx_ir as ir
 
 from rubicc.errors import UsageError
 from rubicc.ir.graph import Graph
+from rubicc.passes.prune import record
 from rubicc.passes.prune.layer_file import assigned
 from rubicc.passes.quantize.sites import SPARSE_KEY, Site, sites
 from rubicc.passes.registry import Pass, register
+from rubicc.passes.rewrite import constant
 
 _PATTERN = re.compile(r"([1-9]\d*):([1-9]\d*)")
 
@@ -83,18 +85,26 @@ class PruneWeights(Pass):
         """See :class:`Pass`."""
         opts = self.options
         found = sites(graph, least=opts.least, quantised=True, skip=opts.skip)
-        changed = False
-        for site, drop in self._choose(found):
-            before = np.count_nonzero(site.array)
-            array = np.where(drop, np.float32(0), site.array)
-            after = np.count_nonzero(array)
-            if after == before:
-                continue
-            site.value.const_value = ir.tensor(array, name=site.name)  # a new tensor: copies share the old
-            site.value.metadata_props[SPARSE_KEY] = f"{1.0 - after / array.size:.4f}"
-            self.note(site.name, f"{before - after} of {array.size} weights set to 0, {after} are left")
-            changed = True
-        return changed
+        state = record.read(graph)
+        marked = {site.name for site, drop in self._choose(found) if self._drop(site, drop)}
+        if not marked:
+            return False
+        state["weights"] = sorted({*state["weights"], *marked})
+        record.write(graph, state)
+        return True
+
+    def _drop(self, site: Site, drop: np.ndarray) -> bool:
+        """Set weights to 0 and mark the tensor; whether that changed anything."""
+        before = np.count_nonzero(site.array)
+        array = np.where(drop, np.float32(0), site.array)
+        after = np.count_nonzero(array)
+        mark = f"{1.0 - after / array.size:.4f}"
+        if after == before and (not drop.any() or site.value.metadata_props.get(SPARSE_KEY) == mark):
+            return False
+        site.value.const_value = ir.tensor(array, name=site.name)  # a new tensor: copies share the old
+        site.value.metadata_props[SPARSE_KEY] = mark
+        self.note(site.name, f"{before - after} of {array.size} weights set to 0, {after} are left")
+        return True
 
     def _choose(self, found: Sequence[Site]) -> list[tuple[Site, np.ndarray]]:
         """Every weight with the places that become 0."""
@@ -170,8 +180,5 @@ def below_threshold(weight: np.ndarray, share: float) -> np.ndarray:
 
 def masks(graph: Graph) -> dict[str, np.ndarray]:
     """Which elements of pruned weights may change in training, by name of initializer; zeros must stay."""
-    return {
-        name: value.const_value.numpy() != 0
-        for name, value in graph.ir.initializers.items()
-        if SPARSE_KEY in value.metadata_props and value.const_value is not None
-    }
+    arrays = {name: constant(graph.ir.initializers.get(name)) for name in record.read(graph)["weights"]}
+    return {name: array != 0 for name, array in arrays.items() if array is not None}
