@@ -110,6 +110,7 @@ def test_options_that_cannot_be(flags: dict[str, str], tmp_path: Path) -> None:
     assert refused(tmp_path, GOOD(), inputs=SIGNAL, **flags).exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_device_without_memory_tiles_or_facts_says_which(tmp_path: Path) -> None:
     error = refused(
         tmp_path,

@@ -222,6 +222,7 @@ def hostile(path: Path) -> None:
     saved(path, nodes, values, ends=(EVIL[0], EVIL[7]), name=EVIL[2])
 
 
+@pytest.mark.slow
 def test_hostile_names_reach_neither_make_nor_cpp_nor_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

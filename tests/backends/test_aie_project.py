@@ -143,7 +143,7 @@ MUTANTS: dict[str, tuple[str, Callable[[str], str]]] = {
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in ("shift", "graph") else pytest.param(name, marks=pytest.mark.slow) for name in MUTANTS],
+    [name if name == "shift" else pytest.param(name, marks=pytest.mark.slow) for name in MUTANTS],
 )
 def test_mutants_are_caught(
     name: str, project: Path, array: AiePlan, net: Net, feeds: dict[str, np.ndarray], tmp_path: Path
