@@ -75,16 +75,23 @@ class Artefact:
 
 def is_artefact(path: str | Path) -> bool:
     """Whether ``path`` is the folder of a compilation; that of another verb (``train``) is a model."""
+    return os.path.isdir(path) and manifests.is_ours(Path(path)) and not _is_result(path)
+
+
+def _is_result(path: str | Path) -> bool:
     from rubicc.frontend.detect import RESULT
 
-    return os.path.isdir(path) and manifests.is_ours(Path(path)) and not set(os.listdir(path)) >= RESULT
+    return os.path.isdir(path) and set(os.listdir(path)) >= RESULT
 
 
 def open_artefact(path: str | Path) -> Artefact:
     """Read the manifest and report of a folder.
 
     Raises:
-        ModelRefused: ``RUB-ART-010`` no or unreadable manifest.
+        ModelRefused: ``RUB-ART-010`` no or unreadable manifest; ``RUB-DRV-007`` it is a model.
     """
     path = Path(path)
+    if _is_result(path):
+        what, hint = "a model that another verb has made, not an artefact", "compile it first"
+        raise ModelRefused("RUB-DRV-007", what, where=path.name, hint=hint)
     return Artefact(path, manifests.read(path), reports.read(path))

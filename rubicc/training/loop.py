@@ -77,6 +77,7 @@ def fit(
         state: folder of the state and the logs; a run that was killed there goes on.
         validation: items that the best weights are chosen by; without any the last ones are kept.
         identity: digest of what must not change between the parts of a run (model, data), beside settings.
+        watcher: told by the first process.
         group: this process and the others; None = as the environment says.
 
     Raises:
@@ -86,7 +87,7 @@ def fit(
     said = hashlib.sha256(f"{identity} {replace(settings, save_every=0.0)} {lesson}".encode()).hexdigest()
     state.mkdir(parents=True, exist_ok=True)
     run = _Run(network, data, lesson, settings, group or machines(settings.device), state, validation, said)
-    watcher = watcher or Silent()
+    watcher = watcher if watcher is not None and run.group.rank == 0 else Silent()
     try:
         return run.all(watcher)
     finally:

@@ -19,9 +19,14 @@ from test_training_data import chunk_folder
 
 import rubicc
 from rubicc.cli.main import main
+from rubicc.errors import ModelRefused
 from rubicc.evidence import change, manifest
 from rubicc.frontend import checkpoint, read_model
+from rubicc.frontend.graph_tensors import GRAPH_KEY, from_tensors, to_tensors
+from rubicc.frontend.lower import lower
+from rubicc.frontend.source import Source
 from rubicc.genomics.simulate import simulate_reads, write_reads
+from rubicc.ir.graph import Graph
 from rubicc.models import registry
 from rubicc.shrink.plain import train_settings
 from rubicc.training.data.augment import OFF
@@ -124,6 +129,35 @@ def test_a_graph_is_trained_through_its_twin(made: Path, home: Path, tmp_path: P
     rows = (out / "training" / "steps.csv").read_text().splitlines()
     assert rows[1].split(",")[2] and rows[1].split(",")[3]  # task and distillation
     assert {d.code for d in change.read(out).decisions} == {"RUB-SHRINK-D05"}
+
+
+def test_graph_checkpoints_are_read_with_care(tmp_path: Path, lowered_zoo: Callable[[str], Graph]) -> None:
+    """Round trip in both forms; a damaged, foreign or lying graph is refused as an ONNX file would be."""
+    graph = lowered_zoo("demo-ctc")
+    for suffix in (".pt", ".safetensors"):
+        path = tmp_path / f"g{suffix}"
+        checkpoint.save_graph(path, graph)
+        found = read_model(path)
+        assert found.graph is not None and found.meta == graph.meta
+        assert [n.name for n in found.graph.nodes] == [n.name for n in graph.nodes]
+        wanted = {n: v.const_value.numpy() for n, v in graph.ir.initializers.items()}  # type: ignore[union-attr]
+        for name, value in found.graph.ir.initializers.items():
+            assert np.array_equal(value.const_value.numpy(), wanted.pop(name))  # type: ignore[union-attr]
+        assert not wanted
+    tensors = to_tensors(graph)
+    content = tensors[GRAPH_KEY]
+    name = next(key for key in tensors if key != GRAPH_KEY)
+    for change_of in (
+        {GRAPH_KEY: content[: len(content) // 2]},
+        {GRAPH_KEY: torch.zeros(100, dtype=torch.uint8)},
+        {GRAPH_KEY: torch.zeros(0, dtype=torch.uint8)},
+        {name: torch.zeros(1)},
+    ):
+        given = {**tensors, **change_of}
+        with pytest.raises(ModelRefused) as caught:
+            broken = from_tensors(given, graph.meta, tmp_path / "x.pt")  # type: ignore[arg-type]
+            lower(Source("checkpoint", "x", "", meta=graph.meta, graph=broken), (), 0)
+        assert caught.value.code.startswith(("RUB-READ-030", "RUB-IR-0"))
 
 
 @pytest.mark.parametrize("data", ["chunks", "mapped.npz"])
