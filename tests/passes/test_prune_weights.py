@@ -11,11 +11,11 @@ from pass_graphs import graph, initializer, node, weights
 
 from rubicc.errors import UsageError
 from rubicc.ir.graph import Graph
-from rubicc.passes.harness import apply_and_check
+from rubicc.passes.harness import apply_and_check, assert_mutant_fails
 from rubicc.passes.manager import run_pass
 from rubicc.passes.prune.layer_file import read_layers
 from rubicc.passes.prune.weights import PruneWeights, WeightOptions, below_threshold, masks
-from rubicc.passes.quantize.sites import SPARSE_KEY
+from rubicc.passes.quantize.sites import SPARSE_KEY, Site
 
 
 def net() -> Graph:
@@ -141,3 +141,23 @@ def test_masks_for_training_outlive_the_file(tmp_path: Path) -> None:
     assert set(found) == {"w", "r"} and all(
         np.array_equal(found[n], initializer(work, n) != 0) for n in found
     )
+
+
+class SaysNothing(PruneWeights):
+    """Mutant: prunes and reports that nothing changed."""
+
+    def run(self, graph: Graph) -> bool:
+        super().run(graph)
+        return False
+
+
+class DrawsAgain(PruneWeights):
+    """Mutant: weights that are zero already do not count, so a second run takes others."""
+
+    def _scores(self, site: Site) -> np.ndarray:
+        return np.where(site.array == 0, np.inf, np.abs(site.array))
+
+
+def test_mutants() -> None:
+    assert_mutant_fails(SaysNothing, net(), code="RUB-PASS-025")
+    assert_mutant_fails(DrawsAgain, net(), code="RUB-PASS-022")
