@@ -16,13 +16,13 @@ import torch
 
 import rubicc
 from rubicc import api
-from rubicc.backends.aie import emit, target_plan
+from rubicc.backends.aie import artefact, emit, session, target_plan
 from rubicc.backends.aie.artefact import opened
 from rubicc.backends.aie.project.write import Written, write
 from rubicc.backends.aie.sim import kept
 from rubicc.backends.base import Target
 from rubicc.backends.compiled import keep_newest
-from rubicc.errors import Unsupported, UsageError, VerificationFailed
+from rubicc.errors import ModelRefused, Unsupported, UsageError, VerificationFailed
 from rubicc.frontend import checkpoint
 from rubicc.genomics.evaluate import evaluate, read_sequences
 from rubicc.models import registry
@@ -78,6 +78,36 @@ def test_a_model_becomes_a_proven_project_that_runs_and_is_verified_again(made: 
     assert set(api.verify(made).gaps) == {
         f"recorded vectors: {runtime} against the source" for runtime in ("sim", "integer")
     }
+
+
+@pytest.mark.parametrize("change", ["nothing", "a kernel", "a new header", "text in the plan"])
+def test_only_code_that_rubicc_writes_is_compiled(
+    change: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's artefact, whose hashes are right."""
+    home = tmp_path / "given"
+    shutil.copytree(made, home)
+    folder = home / "aie"
+    if change == "a kernel":
+        kernel = sorted((folder / "project" / "src" / "kernels").glob("*.cpp"))[0]
+        kernel.write_text(kernel.read_text() + '\nstatic int opened = system("true");\n')
+    if change == "a new header":
+        (folder / "project" / "adf.h").write_text("#error")
+    if change == "text in the plan":
+        plan = json.loads((folder / "plan.json").read_text())
+        plan["segments"][0]["index"] = "0); system(1"
+        artefact.write_json(folder / "plan.json", plan)
+    index = json.loads((folder / "files.json").read_text())
+    index["sha256"] = artefact._hashes(folder)
+    artefact.write_json(folder / "files.json", index)
+    monkeypatch.setattr(artefact, "_HERE", set())
+    monkeypatch.setattr(session, "_COMPILED", {})
+    if change == "nothing":
+        session.open_session(folder)
+        return
+    code = "RUB-AIE-005" if change == "text in the plan" else "RUB-AIE-006"
+    with pytest.raises(ModelRefused, match=code):
+        session.open_session(folder)
 
 
 def test_an_artefact_is_compiled_once_on_a_machine(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

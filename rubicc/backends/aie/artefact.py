@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import rubicc
 from rubicc.backends.aie.extract import extract
@@ -20,6 +24,9 @@ from rubicc.ir.io import load_graph
 
 GRAPH, PLAN, PICTURE, INDEX, PROJECT = "integer.onnx", "plan.json", "array.svg", "files.json", "project"
 SCHEMA_VERSION = 1
+VERSION = rubicc.__version__
+MOST_EXAMPLES = 1 << 28  # numbers in an example
+_HERE: set[str] = set()  # digests of what this process wrote
 _HINT = "restore the artefact, or compile again"
 
 
@@ -30,11 +37,16 @@ class Emitted:
     Attributes:
         folder: the ``aie`` folder.
         batch_axes: axis of the batch of every input and output; empty where one of them has none.
+        digest: of all files.
+        name: of the model.
+        example: sequences and frames of the simulations' example, by input edge.
     """
 
     folder: Path
     batch_axes: dict[str, int]
     digest: str
+    name: str
+    example: dict[str, tuple[int, int]]
 
     @property
     def project(self) -> Path:
@@ -62,18 +74,32 @@ class Emitted:
         try:
             return AiePlan.from_dict(json.loads((self.folder / PLAN).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as err:
-            raise _changed(f"{PLAN} cannot be used: {type(err).__name__}"[:200], self.folder) from err
+            raise changed(f"{PLAN} cannot be used: {type(err).__name__}"[:200], self.folder) from err
 
 
-def write_index(folder: Path, batch_axes: dict[str, int]) -> None:
+def write_index(
+    folder: Path, batch_axes: dict[str, int], *, name: str, example: Mapping[str, np.ndarray]
+) -> None:
     """Write ``files.json``: the hash of every other file, by which sessions know them."""
     value = {
         "schema_version": SCHEMA_VERSION,
-        "tool": f"rubicc {rubicc.__version__}",
+        "tool": f"rubicc {VERSION}",
         "batch_axes": batch_axes,
+        "name": name,
+        "example": {edge: [array.shape[0], array.shape[2]] for edge, array in example.items()},
         "sha256": _hashes(folder),
     }
     write_json(folder / INDEX, value)
+    _HERE.add(_digest((folder / INDEX).read_text(encoding="utf-8")))
+
+
+def written_here(digest: str) -> bool:
+    """Whether this process wrote these files."""
+    return digest in _HERE
+
+
+def _digest(index: str) -> str:
+    return hashlib.sha256(index.encode()).hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -92,18 +118,22 @@ def opened(folder: Path) -> Emitted:
         text = (home / INDEX).read_text(encoding="utf-8")
         index = json.loads(text)
         wanted, axes = dict(index["sha256"]), {str(k): int(v) for k, v in index["batch_axes"].items()}
+        model = str(index["name"])
+        example = {str(edge): (int(count), int(frames)) for edge, (count, frames) in index["example"].items()}
+        if not all(0 < math.prod(size) <= MOST_EXAMPLES for size in example.values()):
+            raise ValueError("example")
         if index["schema_version"] != SCHEMA_VERSION:
-            raise _changed("another version of rubicc wrote it", home)
+            raise changed("another version of rubicc wrote it", home)
     except RubiccError:
         raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as err:
-        raise _changed(f"{INDEX} cannot be used: {type(err).__name__}", home) from err
+        raise changed(f"{INDEX} cannot be used: {type(err).__name__}", home) from err
     found = _hashes(home)
     for name in sorted({*wanted, *found}):
         if wanted.get(name) != found.get(name):
             said = "is missing" if name not in found else "was added" if name not in wanted else "was changed"
-            raise _changed(f"{name} {said}", home)
-    return Emitted(home, axes, hashlib.sha256(text.encode()).hexdigest())
+            raise changed(f"{name} {said}", home)
+    return Emitted(home, axes, _digest(text), model, example)
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -115,5 +145,6 @@ def _hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def _changed(what: str, folder: Path) -> ModelRefused:
+def changed(what: str, folder: Path) -> ModelRefused:
+    """``RUB-AIE-005``."""
     return ModelRefused("RUB-AIE-005", what, where=folder.name, hint=_HINT)

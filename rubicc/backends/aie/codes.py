@@ -29,6 +29,12 @@ CODES: dict[str, tuple[str, str]] = {
         "A file of the artefact's aie folder is missing, was changed or was added. Nothing was run. Restore "
         "the artefact or compile again.",
     ),
+    "RUB-AIE-006": (
+        "C++ that rubicc did not write",
+        "Opening an artefact compiles its project for the emulation, and only sources that rubicc itself "
+        "writes for this network and plan are compiled; another version of rubicc writes others. Nothing "
+        "was run. Compile the model again, or read the project and run `make sim` in it yourself.",
+    ),
     "RUB-AIE-D03": (
         "facts of the device were given",
         "--device-fact gave numbers that the table of devices lacks, or replaced some of its numbers. The "

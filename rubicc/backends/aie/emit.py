@@ -29,11 +29,9 @@ def emit(graph: Graph, plan: AieTargetPlan, folder: Path) -> EmitResult:
     save_graph(graph, folder / artefact.GRAPH)
     artefact.write_json(folder / artefact.PLAN, plan.array.to_dict())
     (folder / artefact.PICTURE).write_text(picture.svg(plan.array), encoding="utf-8")
-    host = Host(graph, plan.net)
-    written = write(
-        plan.array, plan.net, folder / artefact.PROJECT, name=plan.name, example=_example(host, plan)
-    )
-    artefact.write_index(folder, batch_axes(graph))
+    example = _example(Host(graph, plan.net), plan)
+    written = write(plan.array, plan.net, folder / artefact.PROJECT, name=plan.name, example=example)
+    artefact.write_index(folder, batch_axes(graph), name=plan.name, example=example)
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     evidence = {
         "totals": totals(plan.array),

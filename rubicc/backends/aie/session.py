@@ -12,6 +12,7 @@ import numpy as np
 
 from rubicc.backends.aie import reference, sim
 from rubicc.backends.aie.artefact import Emitted, opened
+from rubicc.backends.aie.genuine import require_genuine
 from rubicc.backends.aie.net import Net
 from rubicc.backends.aie.plan.model import AiePlan
 from rubicc.backends.aie.project.framing import Framing
@@ -76,6 +77,7 @@ def emulated(files: Emitted) -> Emulated:
     """The compiled project of an artefact; sessions over the same files share one."""
     found = _COMPILED.get(files.digest)
     if found is None:
+        require_genuine(files)
         found = _COMPILED[files.digest] = Emulated(files.project, files.plan, files.net)
     return found
 
@@ -88,7 +90,8 @@ def open_session(folder: str | Path, *, runtime: str | None = None, **_: Any) ->
             integer network in numpy.
 
     Raises:
-        ModelRefused: ``RUB-AIE-005`` the files are not those that were written.
+        ModelRefused: ``RUB-AIE-005`` the files are not those that were written; ``RUB-AIE-006`` not those
+            that rubicc writes.
         UsageError: ``RUB-AIE-001`` unknown runtime.
         ToolMissing: ``RUB-AIE-501`` no compiler for the emulation.
     """
