@@ -146,6 +146,12 @@ CODES: dict[str, tuple[str, str]] = {
         "A pruning file has names of layers and shares of zeros in turns, on lines of their own, as "
         "Taiyaki's `data.txt`; a share is at least 0 and below 1. Mend the entry named in the message.",
     ),
+    "RUB-PASS-060": (
+        "No such skip",
+        "A name or pattern fits no residual connection that can go: there is none of that name, or it is "
+        "joined by a concatenation, a broadcast or a Sum of several values, as the message says. "
+        "Run `rubicc skipclip MODEL --list`, which prints all names and why some stay.",
+    ),
     "RUB-PASS-D40": (
         "Quantisers of the model replaced",
         "The model came with quantisers whose scales are no powers of two, or whose widths the array does "

@@ -66,6 +66,8 @@ _TABLE: dict[str, str] = {
     "quantize.sparsify": "rubicc.passes.quantize.sparsify",
     "quantize.to-qdq": "rubicc.passes.quantize.to_qdq",
     "quantize.weights": "rubicc.passes.quantize.weights",
+    "skip.fold": "rubicc.passes.skip.fold",
+    "skip.remove": "rubicc.passes.skip.remove",
 }
 
 

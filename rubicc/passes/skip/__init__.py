@@ -1,0 +1,1 @@
+"""Residual connections: finding, removing and folding them. Knows the graph only."""
