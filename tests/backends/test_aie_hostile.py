@@ -170,5 +170,5 @@ def test_runtimes_that_do_not_exist(tmp_path: Path) -> None:
     from rubicc.backends.aie.session import AieSession
 
     with pytest.raises(UsageError) as caught:
-        AieSession(artefact.Emitted(tmp_path, {}, ""), "x86sim")
+        AieSession(artefact.Emitted(tmp_path, {}, "", "", {}), "x86sim")
     assert caught.value.code == "RUB-AIE-001"
