@@ -116,6 +116,12 @@ CODES: dict[str, tuple[str, str]] = {
         "A layer normalisation or an attention has sizes or steps that its integer form has no numbers for; "
         "the message says which. Use multiples of 8 channels in every head and in every normalisation.",
     ),
+    "RUB-PASS-033": (
+        "No assignment of widths keeps the budgets",
+        "Budgets of mean width, size, bit operations, divergence and latency must be reachable with the "
+        "widths that are allowed; the message says what each would take at least. Raise the budget, or allow "
+        "narrower widths.",
+    ),
     "RUB-PASS-D43": (
         "Attention in 8 bits",
         "Queries, keys and values have 8 bits whatever the rest has: the array multiplies probabilities, "

@@ -32,12 +32,14 @@ class InsertOptions:
         recurrent: of GRU and LSTM, ``weights`` are rounded to int8 per row, or ``inputs`` too where their
             formats are known.
         skip: names of nodes that stay in float.
+        widths: bits of the weights by node name, 2 to 8; 8 where a node is not named.
     """
 
     formats: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     outputs: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     recurrent: Recurrence = "none"
     skip: frozenset[str | None] = frozenset()
+    widths: Mapping[str, int] = field(default_factory=dict)
 
 
 @register
@@ -68,13 +70,14 @@ class InsertQuantisers(Pass):
             if is_standard(node, *PRODUCTS) and quantisable(node):
                 scale = self._round_input(edit, node, rounded)
                 if scale is not None:
-                    _round_weight(edit, node, 1, channel_axis(node), least=_bias_floor(node, scale))
+                    bits = self.options.widths.get(node.name or "", BITS)
+                    _round_weight(edit, node, 1, channel_axis(node), _bias_floor(node, scale), bits)
                     changed = True
             elif is_standard(node, *RECURRENT) and self.options.recurrent != "none" and recurrent_float(node):
                 if self.options.recurrent == "inputs":
                     self._round_input(edit, node, rounded)
                 for index in (1, 2):
-                    _round_weight(edit, node, index, 1)
+                    _round_weight(edit, node, index, 1, bits=self.options.widths.get(node.name or "", BITS))
                 changed = True
         for name, (scale, zero) in self.options.outputs.items():
             changed |= self._round_output(graph, edit, name, np.float32(scale), zero)
@@ -159,14 +162,21 @@ def _bias_floor(node: ir.Node, scale: float) -> np.ndarray | float:
 
 
 def _round_weight(
-    edit: Editor, node: ir.Node, index: int, axis: int, least: np.ndarray | float = 0.0
+    edit: Editor, node: ir.Node, index: int, axis: int, least: np.ndarray | float = 0.0, bits: int = BITS
 ) -> None:
     value = node.inputs[index]
     weight = constant(value)
     if value is None or weight is None:
         return
-    scale = weight_scale(weight, axis)
+    scale = weight_scale(weight, axis) if bits == BITS else _narrow_scale(weight, axis, bits)
     if np.size(least) in (1, scale.size):
         floor = np.broadcast_to(np.reshape(least, -1), scale.size).reshape(scale.shape)
         scale = np.maximum(scale, floor.astype(np.float32))
-    node.replace_input_with(index, quantiser(edit, node, value, scale, BITS, signed=True, narrow=True))
+    node.replace_input_with(index, quantiser(edit, node, value, scale, bits, signed=True, narrow=True))
+
+
+def _narrow_scale(weight: np.ndarray, axis: int, bits: int) -> np.ndarray:
+    """Scale per channel with the least squared error: few levels gain by clipping."""
+    from rubicc.passes.quantize.weights import best_scale
+
+    return best_scale(weight, tuple(i for i in range(weight.ndim) if i != axis), bits)

@@ -18,7 +18,7 @@ def quantiser(
     *,
     signed: bool,
     narrow: bool = False,
-    zero: int = 0,
+    zero: np.ndarray | int = 0,
     name: str = "",
     source: ir.Node | None = None,
     after: bool = False,

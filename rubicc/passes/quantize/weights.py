@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -39,6 +40,9 @@ class WeightOptions:
         rounding: ``nearest``, or ``optimised``: the integers that leave products as they are on ``inputs``
             (GPTQ), where a product's input is among them.
         inputs: arrays seen at the inputs of products, by value name.
+        widths: bits by node name, over ``bits``.
+        symmetric: False: the grid runs from the smallest to the largest weight, 0 included, with a whole
+            zero point, not narrow; for whole tensors and channels, rounded to nearest.
     """
 
     bits: int = 8
@@ -50,10 +54,15 @@ class WeightOptions:
     skip: tuple[str, ...] = ()
     rounding: Literal["nearest", "optimised"] = "nearest"
     inputs: Seen = field(default_factory=dict)
+    widths: Mapping[str, int] = field(default_factory=dict)
+    symmetric: bool = True
 
     def __post_init__(self) -> None:
-        if self.bits not in BITS:
-            raise ValueError(f"bits is {self.bits}: one of {', '.join(map(str, BITS))}")
+        wrong = [bits for bits in (self.bits, *self.widths.values()) if bits not in BITS]
+        if wrong:
+            raise ValueError(f"bits is {wrong[0]}: one of {', '.join(map(str, BITS))}")
+        if not self.symmetric and (self.granularity == "block" or self.rounding != "nearest"):
+            raise ValueError("an asymmetric grid is per tensor or channel, rounded to nearest")
         if self.block < 2:
             raise ValueError(f"block is {self.block}: at least 2")
 
@@ -104,7 +113,10 @@ class QuantiseWeights(Pass):
         """One scale per tensor or channel."""
         kept = () if self.options.granularity == "tensor" else (site.out,)
         axes = tuple(axis for axis in range(site.array.ndim) if axis not in kept)
-        scale = self._scale(site.array, axes)
+        if not self.options.symmetric:
+            scale, zero = asymmetric(site.array, axes, self._bits(site))
+            return self._quantiser(edit, site, site.value, scale, zero)
+        scale = self._scale(site, site.array, axes)
         better = self._fitted(site, scale)
         value = site.value if better is None else self._initializer(edit, site, "rounded", better)
         return self._quantiser(edit, site, value, scale)
@@ -114,7 +126,7 @@ class QuantiseWeights(Pass):
         view = grouped(site.array, site.into, length)
         kept = (site.into, site.out + (site.out > site.into))
         axes = tuple(axis for axis in range(view.ndim) if axis not in kept)
-        scale = self._scale(view, axes)
+        scale = self._scale(site, view, axes)
         better = self._fitted(site, np.broadcast_to(scale, view.shape).reshape(site.array.shape))
         whole = view if better is None else better.reshape(view.shape)
         made = self._quantiser(edit, site, self._initializer(edit, site, "blocks", whole), scale)
@@ -140,7 +152,7 @@ class QuantiseWeights(Pass):
         """
         if self.options.rounding == "nearest" or SPARSE_KEY in site.value.metadata_props:
             return None
-        limit = 2 ** (self.options.bits - 1) - 1
+        limit = 2 ** (self._bits(site) - 1) - 1
         steps, places = np.unique(scale, return_inverse=True)
         numbers = steps.astype(np.float64)
 
@@ -153,14 +165,29 @@ class QuantiseWeights(Pass):
             self.note(source_of(site.node), "rounded to nearest: its input was not seen")
         return made
 
-    def _scale(self, weight: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-        return best_scale(weight, axes, self.options.bits, fit=self.options.fit)
+    def _bits(self, site: Site) -> int:
+        return self.options.widths.get(site.node.name or "", self.options.bits)
 
-    def _quantiser(self, edit: Editor, site: Site, value: ir.Value, scale: np.ndarray) -> ir.Value:
+    def _scale(self, site: Site, weight: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+        return best_scale(weight, axes, self._bits(site), fit=self.options.fit)
+
+    def _quantiser(
+        self, edit: Editor, site: Site, value: ir.Value, scale: np.ndarray, zero: np.ndarray | int = 0
+    ) -> ir.Value:
         return quantiser(
-            edit, site.first, value, scale, self.options.bits, signed=True, narrow=True, name=site.name,
-            source=site.node,
+            edit, site.first, value, scale, self._bits(site), signed=True, narrow=self.options.symmetric,
+            zero=zero, name=site.name, source=site.node,
         )  # fmt: skip
+
+
+def asymmetric(weight: np.ndarray, axes: tuple[int, ...], bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and whole zero points of grids from the smallest to the largest weight along ``axes``."""
+    low = np.minimum(weight.min(axis=axes, keepdims=True), 0.0)
+    high = np.maximum(weight.max(axis=axes, keepdims=True), 0.0)
+    steps = 2**bits - 1
+    scale = half_above(np.where(high > low, high - low, 1.0) / steps)
+    zero = np.clip(np.rint(-(2.0 ** (bits - 1)) - low / scale), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return scale, zero.astype(np.float32)
 
 
 def best_scale(weight: np.ndarray, axes: tuple[int, ...], bits: int, *, fit: str = "mse") -> np.ndarray:
