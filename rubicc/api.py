@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rubicc.genomics.settings import BasecallSummary
     from rubicc.shrink.prune import PruneSettings
     from rubicc.shrink.result import Result
+    from rubicc.shrink.skip_schedule import SkipSettings
     from rubicc.training.loop import Watcher
     from rubicc.training.settings import TrainSettings
 
@@ -43,6 +44,7 @@ __all__ = [
     "load",
     "open_artefact",
     "prune",
+    "skipclip",
     "train",
     "verify",
 ]
@@ -253,6 +255,51 @@ def prune(
         RubiccError: nothing is written to ``out`` then, ``OUT.partial`` keeps what was trained.
     """
     from rubicc.shrink.prune import prune as run
+
+    return run(
+        model,
+        out,
+        settings=settings,
+        data=[str(item) for item in data],
+        teacher=teacher,
+        teacher_arch=teacher_arch,
+        validation=[str(item) for item in validation],
+        training=training,
+        reading=reading or resolve(flags),
+        watcher=watcher,
+    )
+
+
+def skipclip(
+    model: str | Path | torch.nn.Module,
+    *,
+    out: str | Path,
+    settings: SkipSettings,
+    data: Sequence[str | Path] = (),
+    teacher: str | Path | torch.nn.Module | None = None,
+    teacher_arch: str | None = None,
+    validation: Sequence[str | Path] = (),
+    training: TrainSettings | None = None,
+    reading: Settings | None = None,
+    watcher: Watcher | None = None,
+    **flags: Any,
+) -> Result | None:
+    """Take residual connections out of a model, into a folder that is a model again.
+
+    Args:
+        model: any MODEL form.
+        settings: which skips, in which order.
+        data, validation, teacher, teacher_arch, training: of the training after each stage, as in
+            :func:`train`; without data skips are removed and nothing is trained.
+        reading: how models are read; otherwise ``flags`` are resolved.
+
+    Returns:
+        The result; None in processes of torchrun that are not the first.
+
+    Raises:
+        RubiccError: nothing is written to ``out`` then, ``OUT.partial`` keeps what was trained.
+    """
+    from rubicc.shrink.skipclip import skipclip as run
 
     return run(
         model,

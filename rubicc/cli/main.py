@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "compile": ("rubicc.cli.compile", "compile a model for a target into a verified artefact"),
     "check": ("rubicc.cli.check", "list everything a target would refuse or warn about"),
     "train": ("rubicc.cli.train", "train a network, from data or from a teacher"),
+    "skipclip": ("rubicc.cli.skipclip", "take residual connections out, train in between"),
     "prune": ("rubicc.cli.prune", "cut channels or weights out of a network, train between the cuts"),
     "inspect": ("rubicc.cli.inspect", "inputs, operators, shapes, costs of a model or artefact"),
     "verify": ("rubicc.cli.verify", "re-hash an artefact, re-run it, compare with its evidence"),

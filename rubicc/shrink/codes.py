@@ -29,6 +29,25 @@ CODES: dict[str, tuple[str, str]] = {
         "Shares are at least 0 and below 1, one budget at a time, and rounds need budgets as shares. "
         "Change the option named in the message; `rubicc prune --help` lists them.",
     ),
+    "RUB-SHRINK-050": (
+        "No skip to remove",
+        "The network has no residual connection, all of them are kept, or those it has cannot go; the "
+        "message says why. Run `rubicc skipclip MODEL --list` for what was found.",
+    ),
+    "RUB-SHRINK-051": (
+        "Contradicting or impossible settings of skip removal",
+        "Stages hold at least one skip and one step each; measuring importance and re-calibration need "
+        "--data. Change the option named in the message; `rubicc skipclip --help` lists them.",
+    ),
+    "RUB-SHRINK-052": (
+        "An unfinished schedule of another kind lies in OUT.partial",
+        "A run removes skips in the order it began with. Run the first command again to finish it, give "
+        "--force to start over, or choose another -o.",
+    ),
+    "RUB-SHRINK-053": (
+        "The schedule of an unfinished run cannot be read",
+        "OUT.partial/schedule.json is damaged. Give --force to start over, or choose another -o.",
+    ),
     "RUB-SHRINK-D01": (
         "A network with random weights was made",
         "MODEL was the name of an architecture of the zoo, so training starts from random weights drawn "
@@ -52,5 +71,10 @@ CODES: dict[str, tuple[str, str]] = {
         "The checkpoint holds the graph",
         "No architecture of the zoo describes the network any more, so checkpoint.pt carries its graph and "
         "tensors; rubicc reads it like any other.",
+    ),
+    "RUB-SHRINK-D06": (
+        "A skip was removed, not folded",
+        "Folding was asked for where it is exact. Here it is not, for the reason given, so the skip was "
+        "removed and what it carried is lost. Use skip.fold alone to leave such skips as they are.",
     ),
 }

@@ -98,7 +98,7 @@ def options(kind: type, values: Mapping[str, Any]) -> Any:
 
 def coupling_of(model: Any, reading: Settings, *, norms: bool = False) -> Coupling:
     """Groups of channels of a MODEL, as ``rubicc prune MODEL --list`` prints them."""
-    return groups(_clean(read_student(model, reading).before), norms=norms)
+    return groups(clean(read_student(model, reading).before), norms=norms)
 
 
 def prune(
@@ -133,14 +133,14 @@ def prune(
     check_replaceable(out, force=reading.force)
     if not data:
         student = read_student(model, reading)
-        start = _clean(student.before)
+        start = clean(student.before)
         done, decisions = _rounds(student, start, settings, None, Silent())
         told = report(student, start, settings, done, [*student.decisions, *decisions], None)
         return _write(student, out, reading, told, done, training, None)
     with training_of(
         model, out, data, training, reading, teacher=teacher, teacher_arch=teacher_arch, validation=validation
     ) as run:
-        start = _clean(run.student.before)
+        start = clean(run.student.before)
         run.student = _student_of(run.student, start)
         first = run.score()
         done, decisions = _rounds(run.student, start, settings, run, watcher or Silent())
@@ -163,7 +163,8 @@ def _compatible(settings: PruneSettings) -> None:
         )
 
 
-def _clean(graph: Graph) -> Graph:
+def clean(graph: Graph) -> Graph:
+    """A cleaned copy with its norms and with the weights of every layer apart."""
     work = graph.clone()
     run_pipeline(work, _CLEAN)
     return work

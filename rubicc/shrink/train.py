@@ -195,8 +195,11 @@ def _locked(folder: Path, force: bool, group: Alone) -> Iterator[Path]:
                 hint="wait for it, or choose another -o",
             ) from None
         if force:
-            for name in ("run", "data"):
-                shutil.rmtree(folder / name, ignore_errors=True)
+            for old in folder.iterdir():
+                if old.is_dir():
+                    shutil.rmtree(old, ignore_errors=True)
+                elif old.name != "lock":
+                    old.unlink()
         group.wait()
         yield folder
 

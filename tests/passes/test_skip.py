@@ -330,7 +330,8 @@ NOT_FOLDED: dict[str, tuple[Callable[[], Graph], str]] = {
         "2 convolutions in a row",
     ),
     "a dense skip beside groups": (
-        lambda: joined("Add", "c d", [node("Conv", "x w2", "c", group=2, pads=[2, 2]), node("Conv", "x v1", "d"),
+        lambda: joined("Add", "c d", [node("Conv", "x w2", "c", group=2, pads=[2, 2]),
+                                      node("Conv", "x v1", "d"),
                                       ], w2=weights(C, C // 2, 5), v1=weights(C, C, 1)),
         "would have to become dense",
     ),
