@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rubicc.genomics.evaluate import Evaluation
     from rubicc.genomics.settings import BasecallSummary
     from rubicc.shrink.prune import PruneSettings
+    from rubicc.shrink.quantize import QuantizeSettings
     from rubicc.shrink.result import Result
     from rubicc.shrink.skip_schedule import SkipSettings
     from rubicc.training.loop import Watcher
@@ -44,6 +45,7 @@ __all__ = [
     "load",
     "open_artefact",
     "prune",
+    "quantize",
     "skipclip",
     "train",
     "verify",
@@ -255,6 +257,51 @@ def prune(
         RubiccError: nothing is written to ``out`` then, ``OUT.partial`` keeps what was trained.
     """
     from rubicc.shrink.prune import prune as run
+
+    return run(
+        model,
+        out,
+        settings=settings,
+        data=[str(item) for item in data],
+        teacher=teacher,
+        teacher_arch=teacher_arch,
+        validation=[str(item) for item in validation],
+        training=training,
+        reading=reading or resolve(flags),
+        watcher=watcher,
+    )
+
+
+def quantize(
+    model: str | Path | torch.nn.Module,
+    *,
+    out: str | Path,
+    settings: QuantizeSettings,
+    data: Sequence[str | Path] = (),
+    teacher: str | Path | torch.nn.Module | None = None,
+    teacher_arch: str | None = None,
+    validation: Sequence[str | Path] = (),
+    training: TrainSettings | None = None,
+    reading: Settings | None = None,
+    watcher: Watcher | None = None,
+    **flags: Any,
+) -> Result | None:
+    """Fewer bits for weights and activations, into a folder that is a model again.
+
+    Args:
+        model: any MODEL form.
+        settings: which widths, or within which budgets.
+        data, validation, teacher, teacher_arch, training: of the training with quantisers, as in
+            :func:`train`; without data it is not trained.
+        reading: how models are read; otherwise ``flags`` are resolved.
+
+    Returns:
+        The result; None in processes of torchrun that are not the first.
+
+    Raises:
+        RubiccError: nothing is written to ``out`` then, ``OUT.partial`` keeps what was trained.
+    """
+    from rubicc.shrink.quantize import quantize as run
 
     return run(
         model,

@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("rubicc.cli.train", "train a network, from data or from a teacher"),
     "skipclip": ("rubicc.cli.skipclip", "take residual connections out, train in between"),
     "prune": ("rubicc.cli.prune", "cut channels or weights out of a network, train between the cuts"),
+    "quantize": ("rubicc.cli.quantize", "fewer bits for weights and activations, by layer within budgets"),
     "inspect": ("rubicc.cli.inspect", "inputs, operators, shapes, costs of a model or artefact"),
     "verify": ("rubicc.cli.verify", "re-hash an artefact, re-run it, compare with its evidence"),
     "bench": ("rubicc.cli.bench", "measure speed and memory on this machine"),

@@ -48,6 +48,25 @@ CODES: dict[str, tuple[str, str]] = {
         "The schedule of an unfinished run cannot be read",
         "OUT.partial/schedule.json is damaged. Give --force to start over, or choose another -o.",
     ),
+    "RUB-SHRINK-070": (
+        "Contradicting or impossible options of quantisation",
+        "Weights have 2 to 8 bits, activations 8 or 32, and a width for all excludes budgets. Change the "
+        "option named in the message; `rubicc quantize --help` lists them.",
+    ),
+    "RUB-SHRINK-071": (
+        "Quantisation needs to see data",
+        "Widths by layer and ranges of activations come from what the network computes on data. Give --data; "
+        "only basecallers can do with simulated signal.",
+    ),
+    "RUB-SHRINK-072": (
+        "No such layer to quantise",
+        "Layers are named as their nodes, and have weights in float. Choose names that the message lists, or "
+        "from `rubicc inspect MODEL --nodes`.",
+    ),
+    "RUB-SHRINK-D07": (
+        "Quantisation looked at simulated signal",
+        "No --data was given, so sensitivities and ranges come from the simulator, not from real signal.",
+    ),
     "RUB-SHRINK-D01": (
         "A network with random weights was made",
         "MODEL was the name of an architecture of the zoo, so training starts from random weights drawn "
