@@ -72,6 +72,7 @@ class FoldSkips(Pass):
     id = "skip.fold"
     tolerance = 2e-5
     requires = frozenset({"constants-are-initializers", "shapes"})
+    ensures = frozenset({"skips-folded"})
     Options = FoldOptions
     options: FoldOptions
 

@@ -43,6 +43,7 @@ class RemoveSkips(Pass):
     exact = False
     tolerance = 10.0
     requires = frozenset({"shapes"})
+    ensures = frozenset({"skips-removed"})
     Options = RemoveOptions
     options: RemoveOptions
 
