@@ -90,3 +90,11 @@ def test_refused(what: str, model: Path, tmp_path: Path, capsys: pytest.CaptureF
     flags, code = REFUSED[what]
     assert main(["quantize", str(model), "-o", str(tmp_path / "out"), *flags]) == 2
     assert code in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["cpu", "coreml"])
+def test_the_result_compiles(target: str, model: Path, tmp_path: Path) -> None:
+    quantised(model, tmp_path / "q", bits=4)
+    assert main(["compile", str(tmp_path / "q"), "--target", target, "-o", str(tmp_path / "out"), "-q"]) == 0
+    assert (tmp_path / "out" / "manifest.json").is_file()
