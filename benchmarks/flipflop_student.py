@@ -21,9 +21,7 @@ class Student(nn.Module):
     def __init__(self, residual: bool, width: int = 96) -> None:
         super().__init__()
         stem = BlockSpec(width, 19, stride=4, separable=False, dropout=0.0)
-        rest = [
-            BlockSpec(width, 9 + 6 * (i % 3), repeat=2, residual=residual, dropout=0.0) for i in range(5)
-        ]
+        rest = [BlockSpec(width, 9 + 6 * (i % 3), repeat=2, residual=residual, dropout=0.0) for i in range(5)]
         config = CtcConfig(blocks=(stem, *rest), channels_per_group=1)
         layers, before = Layers("relu"), 1
         self.blocks = nn.ModuleList()

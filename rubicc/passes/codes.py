@@ -145,7 +145,8 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-PASS-053": (
         "Scores do not fit the weights",
         "Importance scores are given by name of initializer and have its shape, one number each. The "
-        "message names the first that is missing or of another shape. Give scores of the pruned graph itself.",
+        "message names the first that is missing or of another shape. Give scores of the pruned graph "
+        "itself.",
     ),
     "RUB-PASS-054": (
         "Pruning file cannot be read",
