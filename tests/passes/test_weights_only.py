@@ -383,8 +383,8 @@ class WrongOffsets(Palettize):
 class WrongScale(QuantiseWeights):
     """Scales are those of the neighbouring channel."""
 
-    def _scale(self, weight: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-        return np.roll(super()._scale(weight, axes), 1, axis=0) * np.float32(8)
+    def _scale(self, site: Any, weight: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+        return np.roll(super()._scale(site, weight, axes), 1, axis=0) * np.float32(8)
 
 
 class Largest(Sparsify):
