@@ -189,8 +189,8 @@ def test_flexible_shapes_are_executed(
         ("int8", "iOS17", 0.7),
         ("int4", "iOS17", 0.5),
         ("int4", "iOS18", 0.6),
-        ("palette2", "iOS18", 0.4),
-        ("sparse", "iOS16", 0.8),
+        pytest.param("palette2", "iOS18", 0.4, marks=pytest.mark.slow),
+        pytest.param("sparse", "iOS16", 0.8, marks=pytest.mark.slow),
         ("w8a8", "iOS17", 0.7),
     ],
 )

@@ -192,6 +192,7 @@ def test_fp16_is_verified_against_the_fp32_source(demo_model: Path, tmp_path: Pa
     assert [m for m in half.report.measured if m.what.startswith("identity lost")]
 
 
+@pytest.mark.slow
 def test_reference_data_of_every_kind(demo_model: Path, demo_reads: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     np.save(tmp_path / "chunks.npy", rng.standard_normal((6, 900)).astype(np.float16))
