@@ -155,7 +155,17 @@ def test_without_a_fault_the_proof_passes(
     assert min(gap.snr_db for key, gap in gaps.items() if "lowered from" in key) > 100
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+# One of a kind always runs; what resembles one of them is slow.
+ALIKE = ("backward", "one weight", "one step", "another axis", "in two steps")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(name, marks=pytest.mark.slow if any(text in name for text in ALIKE) else ())
+        for name in FAULTS
+    ],
+)
 def test_a_fault_is_caught(
     fault: str, built: Callable[[str, str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
