@@ -79,6 +79,7 @@ def test_compile_leaves_a_whole_readable_artefact(home: Path) -> None:
     assert not [name for name in os.listdir(home) if name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_compiling_again_with_its_recipe_gives_the_same_bytes(home: Path) -> None:
     ok(home, "compile", "model.pt", "--recipe", "out/recipe.yaml", "-o", "again")
     first, second = home / "out", home / "again"

@@ -69,6 +69,7 @@ def test_same_input_gives_the_same_bytes_also_from_the_recipe(
     assert from_recipe.manifest == demo_artefact.manifest
 
 
+@pytest.mark.slow
 def test_a_measured_choice_is_a_decision_and_the_recipe_repeats_it(demo_model: Path, tmp_path: Path) -> None:
     first = compiled(demo_model, tmp_path / "first", runtime="auto")
     assert [d.code for d in first.report.decisions] == ["RUB-DRV-D01"]

@@ -149,6 +149,7 @@ def test_bench_prints_alternatives_side_by_side(demo_model: Path) -> None:
     assert [c.a for c in found.comparisons] == ["fp32 plain onnxruntime"] * 3
 
 
+@pytest.mark.slow
 def test_bench_names_the_forms_that_cannot_be_had(demo_model: Path, integer: api.Artefact) -> None:
     options: dict[str, Any] = {
         "target": "cpu",

@@ -57,6 +57,7 @@ def failures(rows: dict[str, dict[str, Any]]) -> list[str]:
     return [f"{name}: {row['wrong']} {row['message']}" for name, row in rows.items() if row["wrong"]]
 
 
+@pytest.mark.slow
 def test_selection() -> None:
     rows = table("--jobs", "1", "--exact", *CHOSEN, *FRESH, "--fresh", *FRESH)
     assert set(rows) == {*CHOSEN, *FRESH}

@@ -205,6 +205,7 @@ def finish(home: Path, out: str) -> dict[str, Any]:
     return value
 
 
+@pytest.mark.slow
 def test_basecall_killed_twice_and_interrupted(home: Path, reads: Path) -> None:
     rng = random.Random(21)
     out = "killed.fastq"
