@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["XDG_CACHE_HOME"]
     else:
         os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """A verb run in this process sets up logging for its own process; the next test starts without it."""
+    loggers = [logging.getLogger(name) for name in (None, "rubicc")]
+    before = [(log.handlers[:], log.level, log.propagate, log.disabled) for log in loggers]
+    yield
+    for log, (handlers, level, propagate, disabled) in zip(loggers, before, strict=True):
+        log.handlers[:], log.propagate, log.disabled = handlers, propagate, disabled
+        log.setLevel(level)
 
 
 @pytest.fixture(scope="session")
