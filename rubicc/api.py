@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rubicc.shrink.prune import PruneSettings
     from rubicc.shrink.quantize import QuantizeSettings
     from rubicc.shrink.result import Result
+    from rubicc.shrink.session import Asked
     from rubicc.shrink.skip_schedule import SkipSettings
     from rubicc.training.loop import Watcher
     from rubicc.training.settings import TrainSettings
@@ -227,163 +228,23 @@ def basecall(
     return basecall_reads(model, reads, Path(out), settings, progress, on_problem, chosen, cluster)
 
 
-def prune(
-    model: str | Path | torch.nn.Module,
-    *,
-    out: str | Path,
-    settings: PruneSettings,
-    data: Sequence[str | Path] = (),
-    teacher: str | Path | torch.nn.Module | None = None,
-    teacher_arch: str | None = None,
-    validation: Sequence[str | Path] = (),
-    training: TrainSettings | None = None,
-    reading: Settings | None = None,
-    watcher: Watcher | None = None,
-    **flags: Any,
-) -> Result | None:
-    """Make a model smaller, into a folder that is a model again: channels cut out, weights set to zero.
-
-    Args:
-        model: any MODEL form.
-        settings: what goes, and in how many rounds.
-        data, validation, teacher, teacher_arch, training: of the training after each round, as in
-            :func:`train`; without data the network is cut and not trained.
-        reading: how models are read; otherwise ``flags`` are resolved.
-
-    Returns:
-        The result; None in processes of torchrun that are not the first.
-
-    Raises:
-        RubiccError: nothing is written to ``out`` then, ``OUT.partial`` keeps what was trained.
-    """
-    from rubicc.shrink.prune import prune as run
-
-    return run(
-        model,
-        out,
-        settings=settings,
-        data=[str(item) for item in data],
-        teacher=teacher,
-        teacher_arch=teacher_arch,
-        validation=[str(item) for item in validation],
-        training=training,
-        reading=reading or resolve(flags),
-        watcher=watcher,
-    )
-
-
-def quantize(
-    model: str | Path | torch.nn.Module,
-    *,
-    out: str | Path,
-    settings: QuantizeSettings,
-    data: Sequence[str | Path] = (),
-    teacher: str | Path | torch.nn.Module | None = None,
-    teacher_arch: str | None = None,
-    validation: Sequence[str | Path] = (),
-    training: TrainSettings | None = None,
-    reading: Settings | None = None,
-    watcher: Watcher | None = None,
-    **flags: Any,
-) -> Result | None:
-    """Fewer bits for weights and activations, into a folder that is a model again.
-
-    Args:
-        model: any MODEL form.
-        settings: which widths, or within which budgets.
-        data, validation, teacher, teacher_arch, training: of the training with quantisers, as in
-            :func:`train`; without data it is not trained.
-        reading: how models are read; otherwise ``flags`` are resolved.
-
-    Returns:
-        The result; None in processes of torchrun that are not the first.
-
-    Raises:
-        RubiccError: nothing is written to ``out`` then, ``OUT.partial`` keeps what was trained.
-    """
-    from rubicc.shrink.quantize import quantize as run
-
-    return run(
-        model,
-        out,
-        settings=settings,
-        data=[str(item) for item in data],
-        teacher=teacher,
-        teacher_arch=teacher_arch,
-        validation=[str(item) for item in validation],
-        training=training,
-        reading=reading or resolve(flags),
-        watcher=watcher,
-    )
-
-
-def skipclip(
-    model: str | Path | torch.nn.Module,
-    *,
-    out: str | Path,
-    settings: SkipSettings,
-    data: Sequence[str | Path] = (),
-    teacher: str | Path | torch.nn.Module | None = None,
-    teacher_arch: str | None = None,
-    validation: Sequence[str | Path] = (),
-    training: TrainSettings | None = None,
-    reading: Settings | None = None,
-    watcher: Watcher | None = None,
-    **flags: Any,
-) -> Result | None:
-    """Take residual connections out of a model, into a folder that is a model again.
-
-    Args:
-        model: any MODEL form.
-        settings: which skips, in which order.
-        data, validation, teacher, teacher_arch, training: of the training after each stage, as in
-            :func:`train`; without data skips are removed and nothing is trained.
-        reading: how models are read; otherwise ``flags`` are resolved.
-
-    Returns:
-        The result; None in processes of torchrun that are not the first.
-
-    Raises:
-        RubiccError: nothing is written to ``out`` then, ``OUT.partial`` keeps what was trained.
-    """
-    from rubicc.shrink.skipclip import skipclip as run
-
-    return run(
-        model,
-        out,
-        settings=settings,
-        data=[str(item) for item in data],
-        teacher=teacher,
-        teacher_arch=teacher_arch,
-        validation=[str(item) for item in validation],
-        training=training,
-        reading=reading or resolve(flags),
-        watcher=watcher,
-    )
-
-
 def train(
     model: str | Path | torch.nn.Module,
     *,
     out: str | Path,
-    data: Sequence[str | Path],
-    teacher: str | Path | torch.nn.Module | None = None,
-    teacher_arch: str | None = None,
-    validation: Sequence[str | Path] = (),
     settings: TrainSettings | None = None,
-    reading: Settings | None = None,
-    watcher: Watcher | None = None,
-    **flags: Any,
+    **given: Any,
 ) -> Result | None:
     """Train a model on data, from known bases, from a teacher, or both, into a folder that is a model again.
 
     Args:
         model: any MODEL form, or the name of an architecture of the zoo (random weights).
-        data, validation: a bonito chunk folder, mapped-signal files, raw reads (with a teacher), an ``.npz``
-            with one array per input, or ``["simulated"]``. Without ``validation`` some data are held out.
-        teacher_arch: architecture of a teacher that is a bare state dict.
         settings: of the training; a killed run of the same call goes on.
-        reading: how models are read; otherwise ``flags`` are resolved.
+        given: ``data``, ``validation``: a bonito chunk folder, mapped-signal files, raw reads (with a
+            teacher), an ``.npz`` with one array per input, or ``["simulated"]``; without ``validation`` some
+            data are held out. ``teacher``: any MODEL form, and ``teacher_arch``, where it is a bare state
+            dict. ``watcher``: is told of every step (:class:`rubicc.training.loop.Watcher`). ``reading``:
+            settings of how models are read; what else is given are such settings by name.
 
     Returns:
         The result; None in processes of torchrun that are not the first.
@@ -393,16 +254,92 @@ def train(
     """
     from rubicc.shrink.train import train as run
 
-    return run(
+    return run(_asked(model, out, training=settings, **given))
+
+
+def prune(
+    model: str | Path | torch.nn.Module, *, out: str | Path, settings: PruneSettings, **given: Any
+) -> Result | None:
+    """Make a model smaller, into a folder that is a model again: channels cut out, weights set to zero.
+
+    Args:
+        model: any MODEL form.
+        settings: what goes, and in how many rounds.
+        given: as of :func:`train`, with ``training``: settings of the training after each round; without
+            data the network is cut and not trained.
+
+    Returns, Raises:
+        As :func:`train`.
+    """
+    from rubicc.shrink.prune import prune as run
+
+    return run(_asked(model, out, **given), settings)
+
+
+def quantize(
+    model: str | Path | torch.nn.Module, *, out: str | Path, settings: QuantizeSettings, **given: Any
+) -> Result | None:
+    """Fewer bits for weights and activations, into a folder that is a model again.
+
+    Args:
+        model: any MODEL form.
+        settings: which widths, or within which budgets.
+        given: as of :func:`prune`; the training is that with quantisers.
+
+    Returns, Raises:
+        As :func:`train`.
+    """
+    from rubicc.shrink.quantize import quantize as run
+
+    return run(_asked(model, out, **given), settings)
+
+
+def skipclip(
+    model: str | Path | torch.nn.Module, *, out: str | Path, settings: SkipSettings, **given: Any
+) -> Result | None:
+    """Take residual connections out of a model, into a folder that is a model again.
+
+    Args:
+        model: any MODEL form.
+        settings: which skips, in which order.
+        given: as of :func:`prune`; the training is that after each stage.
+
+    Returns, Raises:
+        As :func:`train`.
+    """
+    from rubicc.shrink.skipclip import skipclip as run
+
+    return run(_asked(model, out, **given), settings)
+
+
+def _asked(
+    model: str | Path | torch.nn.Module,
+    out: str | Path,
+    *,
+    data: Sequence[str | Path] = (),
+    teacher: str | Path | torch.nn.Module | None = None,
+    teacher_arch: str | None = None,
+    validation: Sequence[str | Path] = (),
+    training: TrainSettings | None = None,
+    reading: Settings | None = None,
+    watcher: Watcher | None = None,
+    **flags: Any,
+) -> Asked:
+    """What the verbs that change networks are asked for alike."""
+    from rubicc.shrink.session import Asked
+    from rubicc.training.loop import Silent
+    from rubicc.training.settings import TrainSettings
+
+    return Asked(
         model,
-        out,
-        data=[str(item) for item in data],
-        teacher=teacher,
-        teacher_arch=teacher_arch,
-        validation=[str(item) for item in validation],
-        settings=settings,
-        reading=reading or resolve(flags),
-        watcher=watcher,
+        Path(out),
+        tuple(map(str, data)),
+        teacher,
+        teacher_arch,
+        tuple(map(str, validation)),
+        training or TrainSettings(),
+        reading or resolve(flags),
+        watcher or Silent(),
     )
 
 

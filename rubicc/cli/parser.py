@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -91,3 +92,25 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--print-config", action="store_true", help="print every setting with its origin and stop"
     )
+
+
+def number(flag: str, text: str, kind: type = float, *, code: str, share: bool = True) -> Any:
+    """The value of a flag as a finite number of this kind.
+
+    Args:
+        kind: ``int`` or ``float``.
+        code: of the error.
+        share: whether a percentage may stand for a share of 1.
+
+    Raises:
+        UsageError: ``code``: it is none.
+    """
+    share = share and kind is float
+    try:
+        value = float(text[:-1]) / 100 if share and text.endswith("%") else kind(text)
+        if math.isfinite(value):
+            return value
+    except ValueError:
+        pass
+    wanted = "a whole number" if kind is int else "a number such as 0.5 or 50%" if share else "a number"
+    raise UsageError(code, f"--{flag} is {text[:40]!r}", hint=f"give {wanted}")

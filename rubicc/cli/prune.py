@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rubicc.cli.compile import resolve_settings
 from rubicc.cli.console import Console, table
-from rubicc.cli.parser import add_reading
-from rubicc.cli.train import add_data, add_training, lines, training_settings, watcher
+from rubicc.cli.parser import add_reading, number
+from rubicc.cli.train import add_retraining, carried_out, training_settings
 from rubicc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ CHANNELS: dict[str, tuple[str, str, str]] = {
     "align": ("N", "what stays of a layer is a multiple of N, such as 8, 16, 32", "align"),
     "most": ("SHARE", "largest share that a layer may lose (default 90%%)", "most"),
 }
+
+
+_number = functools.partial(number, code="RUB-SHRINK-031")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -45,37 +49,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weights", choices=("l1", "random"), help="which become 0 (default l1)")
     group.add_argument("--all-weights", action="store_true", help="the share is of all weights together")
     group.add_argument("--taiyaki-rule", action="store_true", help="zero below the threshold of Taiyaki")
-    group = parser.add_argument_group("training after each cut (needs --data)")
+    group = add_retraining(parser, "training after each cut", "cut only")
     group.add_argument("--rounds", metavar="N", default="1", help="cut in so many rounds (default 1)")
-    group.add_argument("--epochs", metavar="0", choices=("0",), help="0: cut only, measure on --data")
-    add_data(group)
-    add_training(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Prune, and print what changed; or list what may go."""
-    reading = resolve_settings(args)
     if args.list:
-        return _list(args, console, reading)
-    if args.output is None:
-        raise UsageError("RUB-CLI-006", "-o OUT is missing", hint="`rubicc prune --help` shows it")
-    from rubicc import api
-
-    made = api.prune(
-        args.model,
-        out=args.output,
-        settings=prune_settings(args),
-        data=args.data or (),
-        teacher=args.teacher,
-        teacher_arch=args.teacher_arch,
-        validation=args.validation or (),
-        training=training_settings(args),
-        reading=reading,
-        watcher=watcher(console),
-    )
-    if made is not None:
-        console.result({"path": made.path, **made.report.to_dict()}, lines(made, reading))
-    return 0
+        return _list(args, console, resolve_settings(args))
+    return carried_out(args, console, settings=prune_settings, training=training_settings)
 
 
 def prune_settings(args: argparse.Namespace) -> Any:
@@ -94,7 +76,7 @@ def prune_settings(args: argparse.Namespace) -> Any:
     return PruneSettings(
         channels=options(ChannelOptions, channels) if channels else None,
         weights=options(WeightOptions, weights) if weights else None,
-        rounds=int(number("rounds", args.rounds)),
+        rounds=_number("rounds", args.rounds, int),
         train=args.epochs is None,
     )
 
@@ -105,12 +87,10 @@ def _channels(args: argparse.Namespace) -> dict[str, Any]:
     for name, (_, _, option) in CHANNELS.items():
         text = getattr(args, name.replace("-", "_"))
         if text is not None:
-            found[option] = number(name, text)
-    if "align" in found:
-        found["align"] = int(found["align"])
+            found[option] = _number(name, text, int if name == "align" else float)
     if args.share:
         pairs = [item.rpartition("=") for item in args.share]
-        found["shares"] = {name: number("share", share) for name, _, share in pairs}
+        found["shares"] = {name: _number("share", share) for name, _, share in pairs}
     if not found.keys() & {"ratio", "macs", "weight_bytes", "shares"}:
         return {}
     for name in ("scope", "importance"):
@@ -120,7 +100,7 @@ def _channels(args: argparse.Namespace) -> dict[str, Any]:
         "inside": args.inside,
         "norms": args.norms,
         "skip": tuple(args.skip or ()),
-        "seed": int(number("seed", args.seed or "0")),
+        "seed": _number("seed", args.seed or "0", int),
     }
 
 
@@ -130,7 +110,7 @@ def _weights(args: argparse.Namespace) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     if args.sparsity is not None:
-        found["sparsity"] = number("sparsity", args.sparsity)
+        found["sparsity"] = _number("sparsity", args.sparsity)
     if args.pattern is not None:
         found["pattern"] = args.pattern
     if args.layers is not None:
@@ -140,22 +120,7 @@ def _weights(args: argparse.Namespace) -> dict[str, Any]:
     found["method"] = args.weights or "l1"
     found["scope"] = "global" if args.all_weights else "layer"
     found["rule"] = "taiyaki" if args.taiyaki_rule else "exact"
-    return found | {"seed": int(number("seed", args.seed or "0"))}
-
-
-def number(name: str, text: str) -> float:
-    """A number, or a percentage as a share.
-
-    Raises:
-        UsageError: ``RUB-SHRINK-031``.
-    """
-    try:
-        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-        if value == value and abs(value) != float("inf"):
-            return value
-    except ValueError:
-        pass
-    raise UsageError("RUB-SHRINK-031", f"--{name} is {text!r}", hint="give a number such as 0.5 or 50%")
+    return found | {"seed": _number("seed", args.seed or "0", int)}
 
 
 def _list(args: argparse.Namespace, console: Console, reading: Settings) -> int:

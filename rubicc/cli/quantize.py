@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from typing import TYPE_CHECKING, Any
 
-from rubicc.cli.compile import resolve_settings
-from rubicc.cli.parser import add_reading
-from rubicc.cli.train import add_data, add_training, lines, training_settings, watcher
+from rubicc.cli.parser import add_reading, number
+from rubicc.cli.train import add_retraining, carried_out, training_settings
 from rubicc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ BUDGETS = {
         "divergence",
     ),
 }
+
+
+_number = functools.partial(number, code="RUB-SHRINK-070", share=False)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,34 +46,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--layer", action="append", metavar="NODE", help="only this one; may be repeated")
     group.add_argument("--skip", action="append", metavar="NODE", help="stays in float; may be repeated")
     group.add_argument("--storage", choices=("quantisers", "int8", "float"), help="of the weights in OUT")
-    group = parser.add_argument_group("training with quantisers (needs --data)")
-    group.add_argument("--epochs", metavar="0", choices=("0",), help="0: do not train, measure on --data")
-    add_data(group)
-    add_training(parser)
+    add_retraining(parser, "training with quantisers", "do not train")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Quantise, and print what changed."""
-    if args.output is None:
-        raise UsageError("RUB-CLI-006", "-o OUT is missing", hint="`rubicc quantize --help` shows it")
-    reading = resolve_settings(args)
-    from rubicc import api
-
-    made = api.quantize(
-        args.model,
-        out=args.output,
-        settings=quantize_settings(args),
-        data=args.data or (),
-        teacher=args.teacher,
-        teacher_arch=args.teacher_arch,
-        validation=args.validation or (),
-        training=training_settings(args),
-        reading=reading,
-        watcher=watcher(console),
-    )
-    if made is not None:
-        console.result({"path": made.path, **made.report.to_dict()}, lines(made, reading))
-    return 0
+    return carried_out(args, console, settings=quantize_settings, training=training_settings)
 
 
 def quantize_settings(args: argparse.Namespace) -> Any:
@@ -82,8 +63,8 @@ def quantize_settings(args: argparse.Namespace) -> Any:
     from rubicc.passes.quantize.assign import Budgets
     from rubicc.shrink.quantize import QuantizeSettings
 
-    given = {field: getattr(args, flag.replace("-", "_")) for flag, (_, _, field) in BUDGETS.items()}
-    budgets = Budgets(**{field: _number(field, text, float) for field, text in given.items() if text})
+    given = {flag: getattr(args, flag.replace("-", "_")) for flag in BUDGETS}
+    budgets = Budgets(**{BUDGETS[flag][2]: _number(flag, text) for flag, text in given.items() if text})
     found: dict[str, Any] = {"budgets": budgets}
     for name in ("bits", "activations"):
         if getattr(args, name) is not None:
@@ -104,10 +85,3 @@ def quantize_settings(args: argparse.Namespace) -> Any:
     if made.mixed and args.bits is not None:
         raise UsageError("RUB-SHRINK-070", "--bits and a budget", hint="give one of the two")
     return made
-
-
-def _number(name: str, text: str, kind: type) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        raise UsageError("RUB-SHRINK-070", f"{name} is {text[:40]!r}", hint="give a number") from None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from typing import TYPE_CHECKING, Any
 
 from rubicc.cli.compile import resolve_settings
 from rubicc.cli.console import Console, table
-from rubicc.cli.parser import add_reading
-from rubicc.cli.train import add_data, add_training, lines, training_settings, watcher
-from rubicc.errors import UsageError
+from rubicc.cli.parser import add_reading, number
+from rubicc.cli.train import add_retraining, carried_out, training_settings
 
 if TYPE_CHECKING:
     from rubicc.settings import Settings
+
+
+_number = functools.partial(number, code="RUB-SHRINK-051")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,36 +35,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--recalibrate", metavar="N", help="adjust norms and quantisers on N batches after each removal"
     )
     group.add_argument("--share", metavar="SHARE", help="of the steps until the last skips go (default 50%%)")
-    group = parser.add_argument_group("training after each removal (needs --data)")
-    group.add_argument("--epochs", metavar="0", choices=("0",), help="0: remove only, measure on --data")
-    add_data(group)
-    add_training(parser)
+    add_retraining(parser, "training after each removal", "remove only")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Remove skips, and print what changed; or list them."""
-    reading = resolve_settings(args)
     if args.list:
-        return _list(args, console, reading)
-    if args.output is None:
-        raise UsageError("RUB-CLI-006", "-o OUT is missing", hint="`rubicc skipclip --help` shows it")
-    from rubicc import api
-
-    made = api.skipclip(
-        args.model,
-        out=args.output,
-        settings=skip_settings(args),
-        data=args.data or (),
-        teacher=args.teacher,
-        teacher_arch=args.teacher_arch,
-        validation=args.validation or (),
-        training=training_settings(args),
-        reading=reading,
-        watcher=watcher(console),
-    )
-    if made is not None:
-        console.result({"path": made.path, **made.report.to_dict()}, lines(made, reading))
-    return 0
+        return _list(args, console, resolve_settings(args))
+    return carried_out(args, console, settings=skip_settings, training=training_settings)
 
 
 def skip_settings(args: argparse.Namespace) -> Any:
@@ -77,20 +58,12 @@ def skip_settings(args: argparse.Namespace) -> Any:
         if getattr(args, name) is not None:
             found[name] = _number(name, getattr(args, name), int)
     if args.share is not None:
-        found["share"] = _number("share", args.share, float)
+        found["share"] = _number("share", args.share)
     if args.order is not None:
         found["order"] = args.order
     if args.only:
         found["names"] = tuple(args.only)
     return SkipSettings(keep=tuple(args.keep or ()), fold=args.fold, train=args.epochs is None, **found)
-
-
-def _number(name: str, text: str, kind: type) -> Any:
-    try:
-        return kind(text[:-1]) / 100 if text.endswith("%") and kind is float else kind(text)
-    except ValueError:
-        what = "a whole number" if kind is int else "a number such as 0.5 or 50%"
-        raise UsageError("RUB-SHRINK-051", f"--{name} is {text!r}", hint=f"give {what}") from None
 
 
 def _list(args: argparse.Namespace, console: Console, reading: Settings) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,24 +113,54 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", metavar=metavar, help=words)
 
 
+def add_retraining(parser: argparse.ArgumentParser, title: str, without: str) -> argparse._ArgumentGroup:
+    """Flags of the verbs that change a network and then may train it.
+
+    Args:
+        without: what ``--epochs 0`` does.
+    """
+    group = parser.add_argument_group(f"{title} (needs --data)")
+    group.add_argument("--epochs", metavar="0", choices=("0",), help=f"0: {without}, measure on --data")
+    add_data(group)
+    add_training(parser)
+    return group
+
+
 def run(args: argparse.Namespace, console: Console) -> int:
     """Train, and print what changed."""
-    for name, flag in (("data", "--data D"), ("output", "-o OUT")):
-        if getattr(args, name) is None:
-            raise UsageError("RUB-CLI-006", f"{flag} is missing", hint="`rubicc train --help` shows both")
+    if args.data is None:
+        raise UsageError("RUB-CLI-006", "--data D is missing", hint="`rubicc train --help` shows it")
+    return carried_out(args, console, settings=training_settings)
+
+
+def carried_out(
+    args: argparse.Namespace,
+    console: Console,
+    *,
+    settings: Callable[[argparse.Namespace], Any],
+    **more: Callable[[argparse.Namespace], Any],
+) -> int:
+    """Do what the verb ``console.verb`` is asked for, and print what changed.
+
+    Args:
+        settings, more: arguments of the function of this name in :mod:`rubicc.api`, made from the flags.
+    """
+    if args.output is None:
+        raise UsageError("RUB-CLI-006", "-o OUT is missing", hint=f"`rubicc {console.verb} --help` shows it")
     reading = resolve_settings(args)
     from rubicc import api
 
-    made = api.train(
+    made = getattr(api, console.verb)(
         args.model,
         out=args.output,
-        data=args.data,
+        data=args.data or (),
         teacher=args.teacher,
         teacher_arch=args.teacher_arch,
         validation=args.validation or (),
-        settings=training_settings(args),
         reading=reading,
         watcher=watcher(console),
+        settings=settings(args),
+        **{name: make(args) for name, make in more.items()},
     )
     if made is not None:
         console.result({"path": made.path, **made.report.to_dict()}, lines(made, reading))

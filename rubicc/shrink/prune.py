@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rubicc.errors import UsageError
-from rubicc.evidence.staging import StagedDir, check_replaceable
-from rubicc.passes.manager import run_pass, run_pipeline
-from rubicc.passes.pipelines import CLEANUP
+from rubicc.passes.manager import run_pass
 from rubicc.passes.prune.channels import ChannelOptions, Cut, PruneChannels
 from rubicc.passes.prune.groups import Coupling, groups
 from rubicc.passes.prune.weights import PruneWeights, WeightOptions, masks
 from rubicc.settings import Settings
 from rubicc.shrink import result as results
-from rubicc.shrink.prune_report import Round, report, seconds
-from rubicc.shrink.student import Student, read_student
-from rubicc.shrink.train import Training, inputs_of, training_of
-from rubicc.training.loop import Silent, Watcher
-from rubicc.training.settings import TrainSettings
-from rubicc.training.twin import Twin
+from rubicc.shrink.prune_report import Round, change
+from rubicc.shrink.student import Student, cleaned, read_student
+from rubicc.shrink.verb import carried_out
 
 if TYPE_CHECKING:
-    from rubicc.evidence.change import ChangeReport
     from rubicc.evidence.decision import Decision
     from rubicc.ir.graph import Graph
-
-# Norms are kept for their scales and to be trained; equal weights of different layers stay apart.
-_CLEAN = tuple(step for step in CLEANUP if step.id not in ("cleanup.fuse-batchnorm", "cleanup.deduplicate"))
+    from rubicc.shrink.session import Asked, Training
+    from rubicc.shrink.told import Change
 
 
 @dataclass(frozen=True)
@@ -98,58 +89,16 @@ def options(kind: type, values: Mapping[str, Any]) -> Any:
 
 def coupling_of(model: Any, reading: Settings, *, norms: bool = False) -> Coupling:
     """Groups of channels of a MODEL, as ``rubicc prune MODEL --list`` prints them."""
-    return groups(clean(read_student(model, reading).before), norms=norms)
+    return groups(cleaned(read_student(model, reading).before), norms=norms)
 
 
-def prune(
-    model: Any,
-    out: str | Path,
-    *,
-    settings: PruneSettings,
-    data: Sequence[str] = (),
-    teacher: Any = None,
-    teacher_arch: str | None = None,
-    validation: Sequence[str] = (),
-    training: TrainSettings | None = None,
-    reading: Settings | None = None,
-    watcher: Watcher | None = None,
-) -> results.Result | None:
-    """Prune ``model`` and write the result folder ``out``.
+def prune(asked: Asked, settings: PruneSettings) -> results.Result | None:
+    """Prune ``asked.model`` and write the result folder; see :func:`rubicc.shrink.verb.carried_out`.
 
-    Args:
-        model: any MODEL form.
-        data, validation, teacher, teacher_arch, training, watcher: of the training after each round (see
-            :func:`rubicc.shrink.train.train`), whose steps are shared out evenly; without data none.
-        reading: how models are read, ``force``.
-
-    Returns:
-        The result; None in the processes of torchrun that are not the first.
-
-    Raises:
-        RubiccError: nothing is written to ``out`` then; ``OUT.partial`` keeps what was trained.
+    The steps of training are shared out evenly over the rounds.
     """
-    training, reading, out = training or TrainSettings(), reading or Settings(), Path(out)
     _compatible(settings)
-    check_replaceable(out, force=reading.force)
-    if not data:
-        student = read_student(model, reading)
-        start = clean(student.before)
-        done, decisions = _rounds(student, start, settings, None, Silent())
-        told = report(student, start, settings, done, [*student.decisions, *decisions], None)
-        return _write(student, out, reading, told, done, training, None)
-    with training_of(
-        model, out, data, training, reading, teacher=teacher, teacher_arch=teacher_arch, validation=validation
-    ) as run:
-        start = clean(run.student.before)
-        run.student = _student_of(run.student, start)
-        first = run.score()
-        done, decisions = _rounds(run.student, start, settings, run, watcher or Silent())
-        if run.group.rank:
-            return None
-        told = report(run.student, start, settings, done, [*run.decisions, *decisions], run, first)
-        made = _write(run.student, out, reading, told, done, training, run)
-    shutil.rmtree(run.state, ignore_errors=True)
-    return made
+    return carried_out(asked, lambda student, run: _Rounds(student, settings, run, asked).all())
 
 
 def _compatible(settings: PruneSettings) -> None:
@@ -163,45 +112,55 @@ def _compatible(settings: PruneSettings) -> None:
         )
 
 
-def clean(graph: Graph) -> Graph:
-    """A cleaned copy with its norms and with the weights of every layer apart."""
-    work = graph.clone()
-    run_pipeline(work, _CLEAN)
-    return work
-
-
-def _student_of(student: Student, graph: Graph) -> Student:
-    """The same network with the twin of ``graph`` in it."""
-    return replace(student, inner=Twin(graph), zoo=False)
-
-
-def _rounds(
-    student: Student, start: Graph, settings: PruneSettings, run: Training | None, watcher: Watcher
-) -> tuple[list[Round], list[Decision]]:
+class _Rounds:
     """Cut, and train, round by round; ``student`` holds the network afterwards."""
-    graph = start
-    done: list[Round] = []
-    decisions: list[Decision] = []
-    for number in range(1, settings.rounds + 1):
-        graph = graph.clone()
-        cuts, decided, why = _cut(graph, settings.at(number))
-        if number == settings.rounds and not (cuts or _zeros(graph) or any(one.cuts for one in done)):
+
+    def __init__(self, student: Student, settings: PruneSettings, run: Training | None, asked: Asked) -> None:
+        self.student, self.settings, self.run, self.watcher = student, settings, run, asked.watcher
+        self.start = cleaned(student.before)
+        self.done: list[Round] = []
+        self.decisions: list[Decision] = []
+
+    def all(self) -> Change:
+        """Every round, and what came of it."""
+        graph, first = self.start, None
+        if self.run is not None:
+            self.student.become(graph)
+            first = self.run.score()
+        for number in range(1, self.settings.rounds + 1):
+            graph = self._round(number, graph.clone())
+        return change(self.student, (self.start, graph), self.settings, self.done, self.decisions, first)
+
+    def _round(self, number: int, graph: Graph) -> Graph:
+        """Cut ``graph`` in place; the network after training."""
+        cuts, decided, why = _cut(graph, self.settings.at(number))
+        last = number == self.settings.rounds
+        if last and not (cuts or _zeros(graph) or any(one.cuts for one in self.done)):
             raise UsageError(
                 "RUB-SHRINK-030",
                 f"nothing could be cut{why}",
                 hint="ask for more; `rubicc prune MODEL --list` shows what may go",
             )
-        decisions += [one for one in decided if one not in decisions]
-        student.inner, student.zoo = Twin(graph), False
+        self.decisions += [one for one in decided if one not in self.decisions]
+        self.student.become(graph)
         one = Round(number, cuts, results.facts(graph), _zeros(graph))
-        if run is not None:
-            one.before = run.score()
-            if settings.train:
-                _train(run, student, graph, one, settings, watcher)
-                graph = student.graph()
-            one.after = (one.history.best if one.history else None) or run.score()
-        done.append(one)
-    return done, decisions
+        self.done.append(one)
+        if self.run is None:
+            return graph
+        one.before = self.run.score()
+        if self.settings.train:
+            self._train(self.run, graph, one)
+            graph = self.student.graph()
+        one.after = (one.history.best if one.history else None) or self.run.score()
+        return graph
+
+    def _train(self, run: Training, graph: Graph, one: Round) -> None:
+        """Train the student for its part of the steps; zeros stay zeros."""
+        steps = max(1, run.settings.steps * one.number // self.settings.rounds)
+        steps -= run.settings.steps * (one.number - 1) // self.settings.rounds
+        own = replace(run.settings, steps=max(1, steps))
+        with _frozen_zeros(self.student.inner, graph):
+            one.history = run.fit(own, run.state / one.name, self.watcher)
 
 
 def _cut(graph: Graph, settings: PruneSettings) -> tuple[tuple[Cut, ...], list[Decision], str]:
@@ -228,23 +187,6 @@ def _zeros(graph: Graph) -> float:
     return 1 - sum(int(mask.sum()) for mask in found.values()) / whole if whole else 0.0
 
 
-def _train(
-    run: Training,
-    student: Student,
-    graph: Graph,
-    one: Round,
-    settings: PruneSettings,
-    watcher: Watcher,
-) -> None:
-    """Train the student for its part of the steps; zeros stay zeros."""
-    steps = max(1, run.settings.steps * one.number // settings.rounds)
-    steps -= run.settings.steps * (one.number - 1) // settings.rounds
-    with _frozen_zeros(student.inner, graph):
-        one.history = run.fit(
-            replace(run.settings, steps=max(1, steps)), run.state / f"round{one.number}", watcher
-        )
-
-
 @contextlib.contextmanager
 def _frozen_zeros(twin: Any, graph: Graph) -> Iterator[None]:
     """Gradients of pruned weights are 0, so that no optimiser moves them (decay keeps a zero, too)."""
@@ -259,26 +201,3 @@ def _frozen_zeros(twin: Any, graph: Graph) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _write(
-    student: Student,
-    out: Path,
-    reading: Settings,
-    told: ChangeReport,
-    done: Sequence[Round],
-    training: TrainSettings,
-    run: Training | None,
-) -> results.Result:
-    last = run.state / f"round{done[-1].number}" if run is not None and done[-1].history else None
-    with StagedDir(out, force=reading.force) as staged:
-        return results.write(
-            staged,
-            student,
-            student.graph(),
-            told,
-            logs=last,
-            inputs=inputs_of(run) if run is not None else {},
-            seed=training.seed,
-            measured={"seconds": seconds(done)},
-        )

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rubicc.evidence.change import ChangeReport, Figure, Table
-from rubicc.evidence.environment import machine
-from rubicc.evidence.report import Measure, NotMeasured
+from rubicc.evidence.change import Figure, Table
 from rubicc.shrink import result as results
-from rubicc.shrink.train import Training, history_plots, plain_settings, score_figures
+from rubicc.shrink.told import Change, Part, shown, with_identity
 
 if TYPE_CHECKING:
     from rubicc.evidence.decision import Decision
@@ -40,55 +38,35 @@ class Round:
     after: Score | ValidationRow | None = None
     history: History | None = None
 
+    @property
+    def name(self) -> str:
+        """Folder of its training."""
+        return f"round{self.number}"
 
-def seconds(done: Sequence[Round]) -> float:
-    """Wall time of all training."""
-    return sum(row.seconds for one in done if one.history for row in one.history.steps)
 
-
-def report(
+def change(
     student: Student,
-    start: Graph,
+    graphs: tuple[Graph, Graph],
     settings: PruneSettings,
     done: Sequence[Round],
-    decisions: list[Decision],
-    run: Training | None,
-    first: Score | None = None,
-) -> ChangeReport:
-    """The report of a result folder; ``start`` is the graph before any cut."""
-    figures = results.figures(start, student.graph())
-    if run is not None:
-        figures += score_figures(first, done[-1].after, run.data.truth, len(run.items))
-    missing = [NotMeasured("speed of the compiled network", "compile the result and run `rubicc bench`")]
-    if first is None:
-        why = "no data were given" if run is None else "nothing was held out"
-        missing.append(NotMeasured("identity", why))
-    history = done[-1].history
+    decisions: Sequence[Decision],
+    first: Score | None,
+) -> Change:
+    """What came of it; ``graphs`` are those before any cut and after all."""
+    figures = results.figures(*graphs)
     asked = {"rounds": settings.rounds, **_asked("channels", settings.channels)}
-    asked |= _asked("weights", settings.weights)
-    if run is not None and settings.train:
-        asked |= plain_settings(run.settings)
-    source: dict[str, Any] = {
-        "model": f"{student.name} ({student.kind})",
-        "architecture": student.meta.arch,
-        "model sha256": student.sha256,
-    }
-    if run is not None and run.teacher is not None:
-        source |= {"teacher": run.teacher.name, "teacher sha256": run.teacher.sha256}
-    trained = (Measure("training", seconds(done), "s", "wall time"),) if history else ()
-    return ChangeReport(
-        name=student.name,
-        verb="prune",
-        headline=_headline(figures, done),
-        figures=tuple(figures),
-        settings=asked,
-        plots=tuple(history_plots(history)) if history else (),
+    return Change(
+        "prune",
+        student,
+        graphs[1],
+        _headline(figures, done),
+        figures,
+        asked | _asked("weights", settings.weights),
+        first,
+        done[-1].after,
+        [Part(one.name, one.history) for one in done if one.history],
         tables=_tables(done),
-        decisions=(*decisions, *results.graph_decision(student)),
-        measured=trained,
-        not_measured=tuple(missing),
-        source=source,
-        machine=machine(),
+        decisions=decisions,
     )
 
 
@@ -108,8 +86,7 @@ def _headline(figures: Sequence[Figure], done: Sequence[Round]) -> str:
     text = f"{left['MACs']:.1%} of the multiplications, {left['parameters']:.1%} of the parameters are left"
     if done[-1].zeros:
         text += f", {done[-1].zeros:.1%} of the pruned weights are zero"
-    after = done[-1].after
-    return text + (f", identity {after.identity:.4f}." if after is not None and after.identity else ".")
+    return with_identity(text, done[-1].after)
 
 
 def _tables(done: Sequence[Round]) -> tuple[Table, ...]:
@@ -130,11 +107,7 @@ def _tables(done: Sequence[Round]) -> tuple[Table, ...]:
         rows = []
         for one in done:
             costs = (int(one.facts["MACs"]), int(one.facts["parameters"]))
-            rows.append((one.number, *costs, _shown(one.before), _shown(one.after)))
+            rows.append((one.number, *costs, shown(one.before), shown(one.after)))
         header = ("round", "MACs", "parameters", "identity after the cut", "after training")
         tables.append(Table("Rounds", header, tuple(rows)))
     return tuple(table for table in tables if table.rows)
-
-
-def _shown(score: Score | ValidationRow | None) -> str:
-    return "-" if score is None or score.identity is None else f"{score.identity:.4f}"

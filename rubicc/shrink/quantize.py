@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
 from rubicc.errors import UsageError
-from rubicc.evidence.staging import StagedDir, check_replaceable
-from rubicc.ir.graph import is_quantiser
-from rubicc.ir.ops.quant import quantise as round_to_grid
 from rubicc.passes.manager import run_pass
 from rubicc.passes.quantize import insert, observers, post_training
 from rubicc.passes.quantize.assign import Budgets, Layer, Pair, assign
 from rubicc.passes.quantize.sites import Site, sites
-from rubicc.passes.quantize.to_qdq import ToQdq
 from rubicc.passes.quantize.weights import BITS, QuantiseWeights, WeightOptions, best_scale
-from rubicc.passes.rewrite import Editor, constant
-from rubicc.settings import Settings
 from rubicc.shrink import result as results
-from rubicc.shrink.prune import clean
-from rubicc.shrink.quantize_report import Done, report
-from rubicc.shrink.student import Student, read_student
-from rubicc.shrink.train import Training, inputs_of, training_of
-from rubicc.training.loop import Silent, Watcher
+from rubicc.shrink.quantize_report import Done, change
+from rubicc.shrink.storage import stored
+from rubicc.shrink.student import Student, cleaned
+from rubicc.shrink.verb import carried_out
 from rubicc.training.sensitivity import Reference, fisher_traces, sensitivity
-from rubicc.training.settings import TrainSettings
-from rubicc.training.twin import Twin
 
 if TYPE_CHECKING:
     from rubicc.ir.graph import Graph
+    from rubicc.shrink.session import Asked, Training
+    from rubicc.shrink.told import Change
 
 FLOAT, LOOKED_AT, TRIALS = 32, 4, 40
 
@@ -92,54 +83,27 @@ class QuantizeSettings:
         return any(value is not None for value in vars(self.budgets).values())
 
 
-def quantize(
-    model: Any,
-    out: str | Path,
-    *,
-    settings: QuantizeSettings,
-    data: Sequence[str] = (),
-    teacher: Any = None,
-    teacher_arch: str | None = None,
-    validation: Sequence[str] = (),
-    training: TrainSettings | None = None,
-    reading: Settings | None = None,
-    watcher: Watcher | None = None,
-) -> results.Result | None:
-    """Quantise ``model`` and write the result folder ``out``.
+def quantize(asked: Asked, settings: QuantizeSettings) -> results.Result | None:
+    """Quantise ``asked.model`` and write the result folder; see :func:`rubicc.shrink.verb.carried_out`.
 
-    Args:
-        model: any MODEL form; quantisers it has already stay as they are.
-        data, validation, teacher, teacher_arch, training, watcher: of the training with quantisers and
-            learned scales (see :func:`rubicc.shrink.train.train`).
-
-    Returns:
-        The result; None in the processes of torchrun that are not the first.
-
-    Raises:
-        RubiccError: nothing is written to ``out`` then; ``OUT.partial`` keeps what was trained.
+    Quantisers that the model has already stay as they are; training learns the scales of the new ones.
     """
-    training, reading, out = training or TrainSettings(), reading or Settings(), Path(out)
-    check_replaceable(out, force=reading.force)
-    if not data:
-        student = read_student(model, reading)
-        done = _choose(student, clean(student.before), settings, None)
-        return _write(student, out, reading, settings, done, training, None)
-    with training_of(
-        model, out, data, training, reading, teacher=teacher, teacher_arch=teacher_arch, validation=validation
-    ) as run:
-        done = _choose(run.student, clean(run.student.before), settings, run)
-        done.first = run.score()
-        run.student = replace(run.student, inner=Twin(done.graph, learned_scales=True), zoo=False)
-        done.rounded = done.after = run.score()
-        if settings.train:
-            done.history = run.fit(run.settings, run.state / "run", watcher or Silent())
-            done.after = done.history.best or run.score()
-            done.graph = run.student.graph()
-        if run.group.rank:
-            return None
-        made = _write(run.student, out, reading, settings, done, training, run)
-    shutil.rmtree(run.state, ignore_errors=True)
-    return made
+
+    def work(student: Student, run: Training | None) -> Change:
+        done = _choose(student, cleaned(student.before), settings, run)
+        if run is None:
+            student.zoo = False
+        else:
+            done.first = run.score()
+            student.become(done.graph, learned_scales=True)
+            done.rounded = done.after = run.score()
+            if settings.train:
+                done.history = run.fit(run.settings, run.state / "run", asked.watcher)
+                done.after = done.history.best or run.score()
+                done.graph = student.graph()
+        return change(student, stored(done.graph, settings.storage), settings, done)
+
+    return carried_out(asked, work)
 
 
 class Variants:
@@ -240,7 +204,7 @@ def _layers(variants: Variants, reference: Reference) -> list[Layer]:
     from rubicc.ir.costs import costs
 
     settings, act = variants.settings, variants.settings.activations
-    macs = {row.name: row.macs for row in costs(variants.graph, results._bound(variants.graph)).rows}
+    macs = {row.name: row.macs for row in costs(variants.graph, results.bound(variants.graph)).rows}
     pairs = [(width, act) for width in sorted(set(settings.widths))]
     if settings.sensitivity == "fisher":
         found = _predicted(variants, reference, pairs)
@@ -318,52 +282,3 @@ def _curve(
         size = results.facts(graph)["bytes of weights"]
         made.append((size, reference.divergence(graph), f"{width} bits"))
     return made
-
-
-def _stored(graph: Graph, how: str) -> Graph:
-    """The graph with its weights stored as asked."""
-    if how == "quantisers":
-        return graph
-    graph = graph.clone()
-    if how == "int8":
-        run_pass(ToQdq(), graph, check=True)
-        return graph
-    edit = Editor(graph, QuantiseWeights.id)
-    for node in list(graph.all_nodes()):
-        arrays = [constant(value) for value in node.inputs]
-        if not is_quantiser(node) or node.op_type not in ("Quant", "IntQuant") or None in map(_none, arrays):
-            continue
-        signed, narrow = (bool(node.attributes.get_int(name, 1)) for name in ("signed", "narrow"))
-        mode = node.attributes.get_string("rounding_mode", "ROUND") or "ROUND"
-        x, scale, zero, bits = (np.asarray(array) for array in arrays[:4])
-        value = round_to_grid(x, scale, zero, bits, signed=signed, narrow=narrow, mode=mode)
-        made = edit.initializer(f"{node.name}_float", np.asarray(value, np.float32), node.graph)
-        for use in list(node.outputs[0].uses()):
-            use.node.replace_input_with(use.idx, made)
-        assert node.graph is not None
-        node.graph.remove(node, safe=True)
-    return graph
-
-
-def _none(array: np.ndarray | None) -> bool | None:
-    return None if array is None else True
-
-
-def _write(
-    student: Student,
-    out: Path,
-    reading: Settings,
-    settings: QuantizeSettings,
-    done: Done,
-    training: TrainSettings,
-    run: Training | None,
-) -> results.Result:
-    student = replace(student, zoo=False)
-    told = report(student, settings, done, run)
-    graph = _stored(done.graph, settings.storage)
-    last = run.state / "run" if run is not None and done.history else None
-    with StagedDir(out, force=reading.force) as staged:
-        return results.write(
-            staged, student, graph, told, logs=last, inputs=inputs_of(run) if run is not None else {},
-            seed=training.seed, measured={"seconds": done.seconds},
-        )  # fmt: skip

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rubicc.evidence.change import ChangeReport, Table
-from rubicc.evidence.environment import machine
+from rubicc.evidence.change import Table
 from rubicc.evidence.plots import Plot, Series
-from rubicc.evidence.report import NotMeasured
 from rubicc.shrink import result as results
-from rubicc.shrink.train import Training, history_plots, plain_settings, score_figures
+from rubicc.shrink.told import Change, Part
 
 if TYPE_CHECKING:
     from rubicc.ir.graph import Graph
@@ -46,40 +44,21 @@ class Done:
     after: Any = None
     history: History | None = None
 
-    @property
-    def seconds(self) -> float:
-        """Wall time of training."""
-        return sum(row.seconds for row in self.history.steps) if self.history else 0.0
 
-
-def report(student: Student, settings: QuantizeSettings, done: Done, run: Training | None) -> ChangeReport:
-    """The report of a result folder."""
-    figures = results.figures(done.start, done.graph)
-    if run is not None:
-        figures += score_figures(done.first, done.after, run.data.truth, len(run.items))
-    missing = [NotMeasured("speed of the compiled network", "compile the result and run `rubicc bench`")]
-    if done.first is None:
-        missing.append(NotMeasured("identity", "no data, or nothing was held out"))
-    asked = {n: str(v) for n, v in asdict(settings).items() if v not in ((), {}, None)}
-    if done.history and run is not None:
-        asked |= plain_settings(run.settings)
-    source = {"model": f"{student.name} ({student.kind})", "model sha256": student.sha256}
-    if run is not None and run.teacher is not None:
-        source |= {"teacher": run.teacher.name, "teacher sha256": run.teacher.sha256}
-    decisions = run.decisions if run is not None else []
-    decisions = [*decisions, *(one for one in student.decisions if one not in decisions)]
-    return ChangeReport(
-        name=student.name,
-        verb="quantize",
-        headline=_headline(done),
-        figures=tuple(figures),
-        settings=asked,
-        plots=_plots(done),
-        tables=tuple(_tables(done)),
-        decisions=(*decisions, *results.graph_decision(student)),
-        not_measured=tuple(missing),
-        source=source,
-        machine=machine(),
+def change(student: Student, graph: Graph, settings: QuantizeSettings, done: Done) -> Change:
+    """What came of it; ``graph`` is the result as it is stored."""
+    return Change(
+        "quantize",
+        student,
+        graph,
+        _headline(done),
+        results.figures(done.start, done.graph),
+        {n: str(v) for n, v in asdict(settings).items() if v not in ((), {}, None)},
+        done.first,
+        done.after,
+        [Part("run", done.history)] if done.history else [],
+        _plots(done),
+        _tables(done),
     )
 
 
@@ -111,10 +90,9 @@ def _tables(done: Done) -> list[Table]:
 
 
 def _plots(done: Done) -> tuple[Plot, ...]:
-    plots = list(history_plots(done.history)) if done.history else []
-    if done.curve:
-        size = results.facts(done.graph)["bytes of weights"]
-        chosen = Series("chosen", ((size, done.divergence, "chosen widths"),), "points")
-        rows = (Series("one width for all", done.curve), chosen)
-        plots.append(Plot("Size against divergence", "bytes", "divergence", rows, log_y=True))
-    return tuple(plots)
+    if not done.curve:
+        return ()
+    size = results.facts(done.graph)["bytes of weights"]
+    chosen = Series("chosen", ((size, done.divergence, "chosen widths"),), "points")
+    rows = (Series("one width for all", done.curve), chosen)
+    return (Plot("Size against divergence", "bytes", "divergence", rows, log_y=True),)

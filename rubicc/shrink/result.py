@@ -54,7 +54,7 @@ def facts(graph: Graph) -> dict[str, float]:
     """What a graph costs for one item of its usual length."""
     from rubicc.ir.costs import costs
 
-    found = costs(graph, _bound(graph))
+    found = costs(graph, bound(graph))
     return {
         "parameters": found.params,
         "MACs": found.macs,
@@ -63,7 +63,7 @@ def facts(graph: Graph) -> dict[str, float]:
     }
 
 
-def _bound(graph: Graph) -> dict[str, int]:
+def bound(graph: Graph) -> dict[str, int]:
     """Sizes of the symbols: one item of the length that inference uses."""
     from rubicc.frontend.feeds import TOKEN_SIZES
     from rubicc.ir.graph import spec_of
@@ -79,7 +79,7 @@ def _bound(graph: Graph) -> dict[str, int]:
 
 
 def _at(graph: Graph) -> str:
-    return ", ".join(f"{name}={size}" for name, size in _bound(graph).items())
+    return ", ".join(f"{name}={size}" for name, size in bound(graph).items())
 
 
 def write(
@@ -88,7 +88,7 @@ def write(
     graph: Graph,
     report: ChangeReport,
     *,
-    logs: Path | None,
+    logs: Mapping[str, Path],
     inputs: Mapping[str, str],
     seed: int,
     measured: Mapping[str, Any],
@@ -97,7 +97,7 @@ def write(
 
     Args:
         graph: the changed network.
-        logs: folder whose CSV files are kept.
+        logs: folders whose CSV files are kept, by what their names shall begin with.
         inputs: role -> sha256 of what was read, beside the model.
     """
     from rubicc.frontend import checkpoint
@@ -108,10 +108,11 @@ def write(
         checkpoint.save(staged.path / CHECKPOINT, student.inner, student.meta)
     elif graph.meta is not None:
         checkpoint.save_graph(staged.path / CHECKPOINT, graph)
-    if logs is not None:
+    if logs:
         (staged.path / LOGS).mkdir()
-        for file in sorted(logs.glob("*.csv")):
-            _copy_without_times(file, staged.path / LOGS / file.name)
+    for prefix, folder in logs.items():
+        for file in sorted(folder.glob("*.csv")):
+            _copy_without_times(file, staged.path / LOGS / f"{prefix}{file.name}")
     change.write(staged.path, report)
     manifest = Manifest(
         target=TARGET,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rubicc.errors import UsageError
 from rubicc.evidence.decision import Decision
-from rubicc.evidence.staging import StagedDir, check_replaceable
 from rubicc.passes.manager import run_pass
 from rubicc.passes.skip.find import Residual, Skips, residuals
 from rubicc.passes.skip.fold import FoldOptions, FoldSkips
@@ -19,21 +16,19 @@ from rubicc.passes.skip.removing import chosen
 from rubicc.settings import Settings
 from rubicc.shrink import result as results
 from rubicc.shrink import skip_schedule
-from rubicc.shrink.prune import clean
 from rubicc.shrink.skip_measures import exactly, importance, recalibrated
-from rubicc.shrink.skip_report import Stage, joined, report, seconds
+from rubicc.shrink.skip_report import Removal, Stage, change
 from rubicc.shrink.skip_schedule import Schedule, SkipSettings, stages_of
-from rubicc.shrink.student import Student, read_student
-from rubicc.shrink.train import Training, inputs_of, training_of
+from rubicc.shrink.student import Student, cleaned, read_student
+from rubicc.shrink.verb import carried_out
 from rubicc.training.data.stream import batch
-from rubicc.training.loop import Silent, Watcher
+from rubicc.training.loop import Watcher
 from rubicc.training.scoring import Score
-from rubicc.training.settings import TrainSettings
-from rubicc.training.twin import Twin
 
 if TYPE_CHECKING:
-    from rubicc.evidence.change import ChangeReport
     from rubicc.ir.graph import Graph
+    from rubicc.shrink.session import Asked, Training
+    from rubicc.shrink.told import Change
 
 MEASURED = 4  # batches that importance is measured on
 
@@ -44,87 +39,49 @@ def skips_of(model: Any, reading: Settings) -> tuple[Skips, dict[str, str]]:
     Returns:
         What was found, and name -> reason; a skip without a reason can be folded.
     """
-    graph = clean(read_student(model, reading).before)
+    graph = cleaned(read_student(model, reading).before)
     fold = FoldSkips()
     run_pass(fold, graph.clone())
     return residuals(graph), fold.reasons
 
 
-def skipclip(
-    model: Any,
-    out: str | Path,
-    *,
-    settings: SkipSettings,
-    data: Sequence[str] = (),
-    teacher: Any = None,
-    teacher_arch: str | None = None,
-    validation: Sequence[str] = (),
-    training: TrainSettings | None = None,
-    reading: Settings | None = None,
-    watcher: Watcher | None = None,
-) -> results.Result | None:
-    """Remove skips of ``model`` and write the result folder ``out``.
-
-    Args:
-        model: any MODEL form.
-        data, validation, teacher, teacher_arch, training, watcher: of the training after each stage (see
-            :func:`rubicc.shrink.train.train`), whose steps are shared out; without data none.
-        reading: how models are read, ``force``.
-
-    Returns:
-        The result; None in the processes of torchrun that are not the first.
-
-    Raises:
-        RubiccError: nothing is written to ``out`` then; ``OUT.partial`` keeps what was trained, and the same
-            command goes on at the same skip.
+def skipclip(asked: Asked, settings: SkipSettings) -> results.Result | None:
+    """Remove skips of ``asked.model`` and write the result folder; see
+    :func:`rubicc.shrink.verb.carried_out`. The same command goes on at the same skip after a kill.
     """
-    training, reading, out = training or TrainSettings(), reading or Settings(), Path(out)
-    check_replaceable(out, force=reading.force)
-    if not data:
-        return _without_data(model, out, settings, training, reading)
-    with training_of(
-        model, out, data, training, reading, teacher=teacher, teacher_arch=teacher_arch, validation=validation
-    ) as run:
-        start = clean(run.student.before)
+
+    def work(student: Student, run: Training | None) -> Change:
+        start = cleaned(student.before)
         skips = residuals(start)
         names = [one.name for one in _wanted(start, skips, settings)]
-        run.student = _student_of(run.student, start)
-        clip = _Clip(run, start, names, settings, watcher or Silent())
-        first = run.score()
-        done, decisions = clip.all()
-        if run.group.rank:
-            return None
-        graph = run.student.graph()
-        found = {one.name: one for one in skips.found}
-        decided = [*run.decisions, *decisions]
-        told = report(
-            run.student, start, graph, settings, done, found, decided, run, first, clip.schedule.importance
-        )
-        made = _write(run.student, graph, out, reading, told, training, run, done)
-    shutil.rmtree(run.state, ignore_errors=True)
-    return made
+        removal = Removal(start, settings, {one.name: one for one in skips.found})
+        if run is None:
+            graph = _alone(removal, names)
+            student.zoo = False
+        else:
+            student.become(start)
+            clip = _Clip(run, start, names, settings, asked.watcher)
+            removal.first = run.score()
+            removal.done, removal.decisions = clip.all()
+            removal.importance = clip.schedule.importance
+            graph = student.graph()
+        return change(student, graph, removal)
+
+    return carried_out(asked, work)
 
 
-def _without_data(
-    model: Any, out: Path, settings: SkipSettings, training: TrainSettings, reading: Settings
-) -> results.Result:
-    """The structural rewrite alone."""
+def _alone(removal: Removal, names: Sequence[str]) -> Graph:
+    """The structural rewrite, without data."""
+    settings = removal.settings
     if settings.order == "importance" or settings.recalibrate:
         what = "importance" if settings.order == "importance" else "re-calibration"
         raise UsageError(
             "RUB-SHRINK-051", f"{what} needs signal", hint="give --data, or leave the option out"
         )
-    student = read_student(model, reading)
-    start = clean(student.before)
-    skips = residuals(start)
-    graph = start.clone()
-    cut = _cut(graph, [one.name for one in _wanted(start, skips, settings)], settings.fold)
-    stage = Stage(1, cut.removed, cut.folded, results.facts(graph))
-    student = replace(student, zoo=False)
-    found = {one.name: one for one in skips.found}
-    decisions = [*student.decisions, *cut.decisions]
-    told = report(student, start, graph, settings, [stage], found, decisions, None, None, {})
-    return _write(student, graph, out, reading, told, training, None, [stage])
+    graph = removal.start.clone()
+    cut = _cut(graph, names, settings.fold)
+    removal.done, removal.decisions = [Stage(1, cut.removed, cut.folded, results.facts(graph))], cut.decisions
+    return graph
 
 
 def _wanted(graph: Graph, skips: Skips, settings: SkipSettings) -> list[Residual]:
@@ -141,10 +98,6 @@ def _wanted(graph: Graph, skips: Skips, settings: SkipSettings) -> list[Residual
     if not skips.found and skips.refused:
         why = f"{skips.refused[0].source}: {skips.refused[0].reason}"
     raise UsageError("RUB-SHRINK-050", why, hint="run `rubicc skipclip MODEL --list` for what was found")
-
-
-def _student_of(student: Student, graph: Graph) -> Student:
-    return replace(student, inner=Twin(graph), zoo=False)
 
 
 @dataclass(frozen=True)
@@ -215,7 +168,7 @@ class _Clip:
             stage = Stage(number, cut.removed, cut.folded, results.facts(graph))
             if self.settings.recalibrate:
                 graph = recalibrated(before, graph, self._feeds(self.settings.recalibrate))
-            self.run.student.inner = Twin(graph)
+            self.run.student.become(graph)
             stage.before = self._scored(number)
             if self.settings.train:
                 self._train(stage)
@@ -245,28 +198,4 @@ class _Clip:
             warmup=min(run.settings.warmup, steps // 10),
             seed=run.settings.seed + stage.number - 1,
         )
-        stage.history = run.fit(own, run.state / f"stage{stage.number}", self.watcher)
-
-
-def _write(
-    student: Student,
-    graph: Graph,
-    out: Path,
-    reading: Settings,
-    told: ChangeReport,
-    training: TrainSettings,
-    run: Training | None,
-    done: Sequence[Stage],
-) -> results.Result:
-    logs = joined(run.state, done) if run is not None and done[-1].history else None
-    with StagedDir(out, force=reading.force) as staged:
-        return results.write(
-            staged,
-            student,
-            graph,
-            told,
-            logs=logs,
-            inputs=inputs_of(run) if run is not None else {},
-            seed=training.seed,
-            measured={"seconds": seconds(done)},
-        )
+        stage.history = run.fit(own, run.state / stage.name, self.watcher)

@@ -50,6 +50,12 @@ class Student:
             return write_back()
         return lowered_module(self.inner, self.meta, self.name)
 
+    def become(self, graph: Graph, **options: Any) -> None:
+        """Go on as the trainable twin of ``graph``, a changed network; ``options`` are of the twin."""
+        from rubicc.training.twin import Twin
+
+        self.inner, self.zoo = Twin(graph, **options), False
+
 
 def read_student(model: Any, settings: Settings) -> Student:
     """Read any MODEL form, or make a network of the zoo by name, and make it trainable.
@@ -87,6 +93,19 @@ def twin_of(graph: Graph, **options: Any) -> Any:
     clean = graph.clone()
     run_pipeline(clean, [step for step in CLEANUP if step.id != "cleanup.fuse-batchnorm"])
     return Twin(clean, **options)
+
+
+def cleaned(graph: Graph) -> Graph:
+    """A cleaned copy to be changed: norms stay, for their scales and to be trained, and equal weights of
+    different layers stay apart.
+    """
+    from rubicc.passes.manager import run_pipeline
+    from rubicc.passes.pipelines import CLEANUP
+
+    work = graph.clone()
+    apart = ("cleanup.fuse-batchnorm", "cleanup.deduplicate")
+    run_pipeline(work, [step for step in CLEANUP if step.id not in apart])
+    return work
 
 
 def lowered_module(module: torch.nn.Module, meta: ModelMeta, name: str) -> Graph:

@@ -29,10 +29,9 @@ from rubicc.passes.skip.removing import gone
 from rubicc.settings import Settings
 from rubicc.shrink import result as results
 from rubicc.shrink import skip_schedule
-from rubicc.shrink.prune import clean
 from rubicc.shrink.skip_measures import importance, recalibrated
 from rubicc.shrink.skip_schedule import SkipSettings
-from rubicc.shrink.student import lowered_module, read_student
+from rubicc.shrink.student import cleaned, lowered_module, read_student
 from rubicc.training.settings import TrainSettings
 
 SHORT = TrainSettings(
@@ -62,7 +61,7 @@ def clipped(model: Any, out: Path, **options: Any) -> tuple[Any, Graph]:
 @pytest.mark.slow
 def test_the_network_of_rubicon_loses_exactly_its_skips() -> None:
     """qabas: 719,872 parameters, 17.84 %, really gone; the same network without skips has as many."""
-    start = clean(read_student("qabas", Settings()).before)
+    start = cleaned(read_student("qabas", Settings()).before)
     found = residuals(start).found
     assert len(found) == 15 and {one.kind for one in found} == {"projected"}
     assert sum(one.weights for one in found) == 719_872
@@ -85,7 +84,7 @@ ZOO = {"bonito-ctc": 5, "quartznet": 5, "rubicall-fp": 0, "taiyaki-mgru": 0, "bo
 @pytest.mark.parametrize("name", ZOO)
 def test_the_zoo(name: str) -> None:
     """As docs/skipclip.md says: how many skips each network has, and that none can be folded."""
-    graph = clean(read_student(name, Settings()).before)
+    graph = cleaned(read_student(name, Settings()).before)
     assert len(residuals(graph).found) == ZOO[name] and not residuals(graph).refused
     fold, remove = FoldSkips(), RemoveSkips()
     run_pass(fold, graph.clone())
@@ -103,7 +102,7 @@ def test_epochs_0_removes_and_no_more(model: Path, tmp_path: Path) -> None:
     assert figure.after < figure.before
     assert change.read(tmp_path / "out") == made.report
     # What stays is what it was: the float network of the branch alone.
-    start = clean(read_student(model, Settings()).before)
+    start = cleaned(read_student(model, Settings()).before)
     kept = {name for name in start.ir.initializers if name in graph.ir.initializers}
     assert all(
         np.array_equal(constant(start.ir.initializers[n]), constant(graph.ir.initializers[n])) for n in kept
@@ -204,7 +203,7 @@ def feeds(count: int) -> list[dict[str, torch.Tensor]]:
 
 
 def test_importance_is_what_the_output_moves(model: Path) -> None:
-    start = clean(read_student(model, Settings()).before)
+    start = cleaned(read_student(model, Settings()).before)
     batches = feeds(2)
     found = importance(start, SKIPS, batches)
     name = SKIPS[1]
@@ -227,7 +226,7 @@ def test_stages_by_importance() -> None:
 
 
 def test_recalibration_gives_norms_the_statistics_of_what_they_read(model: Path) -> None:
-    start = clean(read_student(model, Settings()).before)
+    start = cleaned(read_student(model, Settings()).before)
     cut = start.clone()
     run_pass(RemoveSkips(), cut)
     batches = feeds(3)
@@ -293,7 +292,7 @@ def test_folding_costs_nothing(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = RepBlock().eval()
     module.norm.running_mean.normal_()  # type: ignore[union-attr]
-    start = clean(lowered_module(module, registry.get("demo-ctc").meta(), "rep"))
+    start = cleaned(lowered_module(module, registry.get("demo-ctc").meta(), "rep"))
     x = np.random.default_rng(0).normal(size=(2, 1, 50)).astype(np.float32)
     folded, removed = start.clone(), start.clone()
     run_pass(FoldSkips(), folded, check=True)
