@@ -230,6 +230,19 @@ class Checked:
     placements: tuple[Mapping[str, Any], ...] = ()
 
 
+@dataclass(frozen=True)
+class Widths:
+    """The widths in which a target keeps the weights and inputs of one layer.
+
+    Attributes:
+        pairs: (bits of weights, bits of activations), 32 for float; empty: it computes the layer in floats.
+        reason: what that rests on, for people.
+    """
+
+    pairs: tuple[tuple[int, int], ...]
+    reason: str
+
+
 @runtime_checkable
 class Session(Protocol):
     """Runs emitted files. ``run`` may be called from several threads at once."""
@@ -296,6 +309,8 @@ class Backend(Protocol):
         suffix: how names of files in the target's own form end, and with it
         check_files(path, target, strict, audit): what is :class:`Checked` of such a file or folder.
         device_runtime: the runtime whose latency counts, where it is not the one that proves.
+        widths(target, node, granularity): :class:`Widths` of one layer of a float graph whose weights have a
+            scale per ``tensor``, ``channel`` or ``block``; `rubicc quantize --target` asks for it.
     """
 
     name: str

@@ -8,9 +8,20 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
+import onnx_ir as ir
 
 from rubicc.backends.aie.session import AieSession, open_session
-from rubicc.backends.base import EmitResult, Finding, LayerProfile, Plan, Prepared, Run, Target, Twin
+from rubicc.backends.base import (
+    EmitResult,
+    Finding,
+    LayerProfile,
+    Plan,
+    Prepared,
+    Run,
+    Target,
+    Twin,
+    Widths,
+)
 from rubicc.ir.graph import Graph
 
 
@@ -57,6 +68,12 @@ class AieBackend:
         from rubicc.backends.aie.target_plan import AieTargetPlan
 
         return emit(graph, cast(AieTargetPlan, plan), folder)
+
+    def widths(self, target: Target, node: ir.Node, granularity: str) -> Widths:
+        """See :func:`rubicc.backends.aie.widths.widths`."""
+        from rubicc.backends.aie.widths import widths
+
+        return widths(target, node, granularity)
 
     def twins(self, graph: Graph, plan: Plan, folder: Path) -> AbstractContextManager[Sequence[Twin]]:
         """See :func:`rubicc.backends.aie.twin.twins`."""

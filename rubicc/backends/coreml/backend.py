@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
+import onnx_ir as ir
 
 from rubicc.backends.base import (
     Checked,
@@ -20,6 +21,7 @@ from rubicc.backends.base import (
     Run,
     Target,
     Twin,
+    Widths,
 )
 from rubicc.backends.coreml.description import COREML, PLAIN, CoremlPlan
 from rubicc.backends.coreml.session import CoremlSession, open_session
@@ -78,6 +80,12 @@ class CoremlBackend:
         from rubicc.backends.coreml.emit import emit
 
         return emit(graph, cast(CoremlPlan, plan), folder)
+
+    def widths(self, target: Target, node: ir.Node, granularity: str) -> Widths:
+        """See :func:`rubicc.backends.coreml.compress.widths.widths`."""
+        from rubicc.backends.coreml.compress.widths import widths
+
+        return widths(target, node, granularity)
 
     def twins(self, graph: Graph, plan: Plan, _: Path) -> AbstractContextManager[Sequence[Twin]]:
         """See :func:`rubicc.backends.coreml.twin.twins`."""

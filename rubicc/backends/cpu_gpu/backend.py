@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
+import onnx_ir as ir
 
-from rubicc.backends.base import EmitResult, Finding, LayerProfile, Plan, Prepared, Target
+from rubicc.backends.base import EmitResult, Finding, LayerProfile, Plan, Prepared, Target, Widths
 from rubicc.backends.cpu_gpu.description import CpuGpuPlan
 from rubicc.backends.cpu_gpu.run import CpuGpuSession, open_session
 from rubicc.ir.graph import Graph
@@ -49,6 +50,12 @@ class CpuGpuBackend:
         from rubicc.backends.cpu_gpu.emit import emit
 
         return emit(graph, cast(CpuGpuPlan, plan), folder)
+
+    def widths(self, target: Target, node: ir.Node, granularity: str) -> Widths:
+        """See :func:`rubicc.backends.cpu_gpu.widths.widths`."""
+        from rubicc.backends.cpu_gpu.widths import widths
+
+        return widths(target, node, granularity)
 
     def readback(self, folder: Path) -> Graph | None:
         """The emitted ``model.onnx``, read from disk with the limits of any other file."""
