@@ -50,6 +50,23 @@ def called_identity(objective: Objective, scores: np.ndarray, batch: Batch) -> l
 
 
 @torch.no_grad()
+def mean_identity(
+    network: Network, objective: Objective, items: Sequence[Item], settings: TrainSettings
+) -> float | None:
+    """The identity of :func:`score` alone: no loss, and no teacher that would have to run for it."""
+    network.eval()
+    device, found = next(network.parameters()).device, []
+    for first in range(0, len(items), settings.batch):
+        whole = collate(items[first : first + settings.batch])
+        if whole.targets is None or objective.kind == "none":
+            return None
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+            scores, _ = network(whole.to(device).feeds)
+        found += called_identity(objective, scores.float().cpu().numpy(), whole)
+    return sum(found) / len(found) if found else None
+
+
+@torch.no_grad()
 def score(network: Network, lesson: Lesson, items: Sequence[Item], settings: TrainSettings) -> Score:
     """Loss and identity of a network (left in evaluation mode) over ``items``.
 

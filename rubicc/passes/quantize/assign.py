@@ -57,8 +57,7 @@ class Budgets:
         mean_bits: mean width of the weights.
         size: bytes of the layers' weights and scales.
         bops: bit operations of one item.
-        divergence: sum of the layers' divergences, a proxy of what identity loses. Where it is the only
-            budget, the smallest network within it is wanted.
+        divergence: sum of the layers' divergences, a proxy of what identity loses.
         latency: seconds, from the layers' tables.
     """
 
@@ -67,6 +66,11 @@ class Budgets:
     bops: float | None = None
     divergence: float | None = None
     latency: float | None = None
+
+    @property
+    def smallest(self) -> bool:
+        """Whether the smallest network is wanted: where the divergence is all that is limited."""
+        return [name for name, value in vars(self).items() if value is not None] == ["divergence"]
 
     def limits(self, layers: Sequence[Layer]) -> dict[str, float]:
         """The limits given, in the units of :meth:`Layer.cost`."""
@@ -78,8 +82,8 @@ class Budgets:
         return found
 
 
-def assign(layers: Sequence[Layer], budgets: Budgets) -> dict[str, Pair]:
-    """The widths of each layer.
+def assign(layers: Sequence[Layer], budgets: Budgets, *, smallest: bool = False) -> dict[str, Pair]:
+    """The widths of each layer: of least divergence, or the smallest where that is wanted.
 
     Raises:
         UsageError: ``RUB-PASS-033``: no assignment keeps the budgets; the message says what each would take
@@ -87,7 +91,7 @@ def assign(layers: Sequence[Layer], budgets: Budgets) -> dict[str, Pair]:
     """
     limits = budgets.limits(layers)
     _possible(layers, limits)
-    wanted = "mean_bits" if list(limits) == ["divergence"] else "divergence"
+    wanted = "size" if smallest or budgets.smallest else "divergence"
     choices = [(i, pair) for i, layer in enumerate(layers) for pair in sorted(layer.divergence)]
     cost = np.array([layers[i].cost(wanted, pair) for i, pair in choices])
     rows = {name: np.array([layers[i].cost(name, pair) for i, pair in choices]) for name in limits}
@@ -134,14 +138,23 @@ def _possible(layers: Sequence[Layer], limits: Mapping[str, float]) -> None:
     for name, limit in limits.items():
         if not np.isfinite(limit) or limit < 0:
             raise _impossible(layers, limits, f"{name} is {limit:g}")
-        if name == "latency" and any(set(layer.divergence) - set(layer.latency) for layer in layers):
-            raise _impossible(layers, {}, "the latency table lacks layers or widths")
+        if name == "latency":
+            lacking = [(a.name, p) for a in layers for p in a.divergence if p not in a.latency]
+            if lacking:
+                (layer_name, pair), more = lacking[0], len(lacking) - 1
+                why = f"the latency table lacks w{pair[0]}a{pair[1]} of {layer_name} and {more} more"
+                raise _impossible(layers, {}, why, "add them to the table, or allow fewer widths")
         least = sum(min(layer.cost(name, pair) for pair in layer.divergence) for layer in layers)
         if least > limit:
             raise _impossible(layers, limits, f"{name} cannot be kept")
 
 
-def _impossible(layers: Sequence[Layer], limits: Mapping[str, float], why: str) -> UsageError:
+def _impossible(
+    layers: Sequence[Layer],
+    limits: Mapping[str, float],
+    why: str,
+    hint: str = "raise the budget, or allow narrower widths",
+) -> UsageError:
     least = {n: sum(min(layer.cost(n, p) for p in layer.divergence) for layer in layers) for n in limits}
     units = {"mean_bits": 1 / max(sum(layer.elements for layer in layers), 1), "size": 1 / 8}
     told = ", ".join(
@@ -151,5 +164,5 @@ def _impossible(layers: Sequence[Layer], limits: Mapping[str, float], why: str) 
     return UsageError(
         "RUB-PASS-033",
         f"no assignment of widths keeps the budgets: {why}" + (f"; {told}" if told else ""),
-        hint="raise the budget, or allow narrower widths",
+        hint=hint,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -92,27 +93,18 @@ class QuantiseWeights(Pass):
         edit, opts = Editor(graph, self.id), self.options
         found = sites(graph, least=opts.least, recurrent=opts.recurrent, skip=opts.skip)
         for site in found:
-            length = self._block(site)
-            site.replace(self._whole(edit, site) if length is None else self._in_blocks(edit, site, length))
+            blocks = block_length(site, opts) is not None
+            site.replace(self._in_blocks(edit, site) if blocks else self._whole(edit, site))
         if found:
             graph.model.opset_imports.setdefault(QONNX_DOMAIN, 1)
         return bool(found)
 
-    def _block(self, site: Site) -> int | None:
-        """Length of a block of this weight; ``None`` for other granularities and where none fits."""
-        if self.options.granularity != "block":
-            return None
-        size = site.array.shape[site.into]
-        length = divisor(size, self.options.block)
-        if length == 1:
-            self.note(source_of(site.node), f"one scale per channel: {size} summed weights have no blocks")
-            return None
-        return length
-
     def _whole(self, edit: Editor, site: Site) -> ir.Value:
         """One scale per tensor or channel."""
-        kept = () if self.options.granularity == "tensor" else (site.out,)
-        axes = tuple(axis for axis in range(site.array.ndim) if axis not in kept)
+        if self.options.granularity == "block":
+            size = site.array.shape[site.into]
+            self.note(source_of(site.node), f"one scale per channel: {size} summed weights have no blocks")
+        axes = by_scale(site, self.options)[1]
         if not self.options.symmetric:
             scale, zero = asymmetric(site.array, axes, self._bits(site))
             return self._quantiser(edit, site, site.value, scale, zero)
@@ -121,11 +113,9 @@ class QuantiseWeights(Pass):
         value = site.value if better is None else self._initializer(edit, site, "rounded", better)
         return self._quantiser(edit, site, value, scale)
 
-    def _in_blocks(self, edit: Editor, site: Site, length: int) -> ir.Value:
+    def _in_blocks(self, edit: Editor, site: Site) -> ir.Value:
         """One scale per block: groups and blocks are two axes of the stored weight."""
-        view = grouped(site.array, site.into, length)
-        kept = (site.into, site.out + (site.out > site.into))
-        axes = tuple(axis for axis in range(view.ndim) if axis not in kept)
+        view, axes = by_scale(site, self.options)
         scale = self._scale(site, view, axes)
         better = self._fitted(site, np.broadcast_to(scale, view.shape).reshape(site.array.shape))
         whole = view if better is None else better.reshape(view.shape)
@@ -178,6 +168,44 @@ class QuantiseWeights(Pass):
             edit, site.first, value, scale, self._bits(site), signed=True, narrow=self.options.symmetric,
             zero=zero, name=site.name, source=site.node,
         )  # fmt: skip
+
+
+def block_length(site: Site, options: WeightOptions) -> int | None:
+    """Weights in a block; ``None`` for other granularities and where no block is longer than 1."""
+    if options.granularity != "block":
+        return None
+    length = divisor(site.array.shape[site.into], options.block)
+    return None if length == 1 else length
+
+
+def by_scale(site: Site, options: WeightOptions) -> tuple[np.ndarray, tuple[int, ...]]:
+    """A view of the weight in the shape that its scales belong to, and its axes that share one scale."""
+    length = block_length(site, options)
+    if length is None:
+        view, kept = site.array, () if options.granularity == "tensor" else (site.out,)
+    else:
+        view = grouped(site.array, site.into, length)
+        kept = (site.into, site.out + (site.out > site.into))
+    return view, tuple(axis for axis in range(view.ndim) if axis not in kept)
+
+
+def scale_bits(site: Site, options: WeightOptions) -> int:
+    """Bits stored beside the integers of a weight: a float32 for each scale, 8 for its zero point if any."""
+    view, axes = by_scale(site, options)
+    count = math.prod(size for axis, size in enumerate(view.shape) if axis not in axes)
+    return count * (32 if options.symmetric else 40)
+
+
+def rounding_error(site: Site, bits: int, options: WeightOptions) -> float:
+    """Sum of squares that rounding each weight to nearest changes it by."""
+    view, axes = by_scale(site, options)
+    if options.symmetric:
+        scale = best_scale(view, axes, bits, fit=options.fit)
+        return float(_errors(view, scale, tuple(range(view.ndim)), 2 ** (bits - 1) - 1).sum())
+    scale, zero = asymmetric(view, axes, bits)
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    made = (np.clip(np.rint(view / scale + zero), low, high) - zero) * scale
+    return float(np.square(made - view, dtype=np.float64).sum())
 
 
 def asymmetric(weight: np.ndarray, axes: tuple[int, ...], bits: int) -> tuple[np.ndarray, np.ndarray]:
