@@ -1,11 +1,12 @@
 """What shrinking costs in identity, on real R9.4.1 signal: ``python benchmarks/shrink_studies.py FOLDER``.
 
-Every arm is a command of rubicc, run for every seed; its result is scored by calling six mapped reads that no arm
-sees in training (mean over reads of edlib's identity over the whole reference, which scores a poor call, too; minimap2's,
-of the reads that map, is kept beside it). Choices are made on a seventh read. A run that was stopped goes on where it was, and finished arms are not run again:
-FOLDER/scores.json holds them. ``--workers 2`` runs two arms beside each other, each on one thread; ``--only``
-takes names of arms. Needs the data folder beside the project (``RUBICC_SHARED_DATA``). All seeds: about three hours of
-one core. ``--table`` prints what there is so far.
+Every arm is a command of rubicc, run for every seed. Its result is scored by calling six mapped reads that no
+arm sees in training: mean over reads of edlib's identity over the whole reference, which scores a poor call,
+too (minimap2's, of the reads that map, is kept beside it). Choices are made on a seventh read. A run that was
+stopped goes on where it was, and finished arms are not run again: FOLDER/scores.json holds them.
+``--workers 2`` runs two arms beside each other, each on one thread; ``--only`` takes names of arms; ``--table``
+prints what there is so far. Needs the data folder beside the project (``RUBICC_SHARED_DATA``). All seeds take
+about four hours of one core.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ class Arm:
         verb: of rubicc, with its options.
         model: ``mgru``, or a factory of ``flipflop_student``.
         steps: of distillation from the mGru; 0: nothing is trained.
+        lr: where the rate begins to fall.
         seeds: how many; 1 where nothing is random.
     """
 
     verb: tuple[str, ...]
     model: str = "mgru"
     steps: int = 0
+    lr: float = 0.001
     seeds: int = 3
 
 
@@ -64,11 +67,11 @@ LAYERS = {"v1": _taiyaki(25, 50), "v2": _taiyaki(40, 60)}
 STUDENT_STEPS = 900
 ARMS: dict[str, Arm] = {
     "mgru in float": Arm(("compile", "--target", "cpu"), seeds=1),
-    "prune to 50 % MACs": Arm(("prune", "--macs", "50%", "--align", "8"), steps=1000),
-    "student with skips": Arm(("train",), "with_skips", STUDENT_STEPS),
-    "student trained without skips": Arm(("train",), "without_skips", STUDENT_STEPS),
-    "student, skips removed on the way": Arm(("skipclip",), "with_skips", STUDENT_STEPS),
-    "prune to 25 % MACs": Arm(("prune", "--macs", "25%", "--align", "8"), steps=1400),
+    "prune to 50 % MACs": Arm(("prune", "--macs", "50%", "--align", "8"), steps=2500, lr=0.01),
+    "student with skips": Arm(("train",), "with_skips", STUDENT_STEPS, 0.006),
+    "student trained without skips": Arm(("train",), "without_skips", STUDENT_STEPS, 0.006),
+    "student, skips removed on the way": Arm(("skipclip",), "with_skips", STUDENT_STEPS, 0.006),
+    "prune to 25 % MACs": Arm(("prune", "--macs", "25%", "--align", "8"), steps=2500, lr=0.01),
     "int8 weights and activations": Arm(("quantize", "--bits", "8", "--activations", "8"), seeds=1),
     "mean 5.5 bits, no training": Arm(("quantize", "--weights-mean-bits", "5.5"), seeds=1),
     "mean 5.5 bits": Arm(("quantize", "--weights-mean-bits", "5.5"), steps=120),
@@ -79,14 +82,14 @@ ARMS: dict[str, Arm] = {
     ),
     "taiyaki v1 (36.4 % zeros), no training": Arm(("prune", "--layers", "v1"), seeds=1),
     "taiyaki v2 (48.5 % zeros), no training": Arm(("prune", "--layers", "v2"), seeds=1),
-    "taiyaki v1 (36.4 % zeros)": Arm(("prune", "--layers", "v1"), steps=250),
-    "taiyaki v2 (48.5 % zeros)": Arm(("prune", "--layers", "v2"), steps=250),
+    "taiyaki v1 (36.4 % zeros)": Arm(("prune", "--layers", "v1"), steps=250, lr=0.004),
+    "taiyaki v2 (48.5 % zeros)": Arm(("prune", "--layers", "v2"), steps=250, lr=0.004),
     **{
         f"{share} % zeros, no training": Arm(("prune", "--sparsity", f"{share}%"), seeds=1)
         for share in (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
     },
     **{
-        f"{share} % zeros": Arm(("prune", "--sparsity", f"{share}%"), steps=250)
+        f"{share} % zeros": Arm(("prune", "--sparsity", f"{share}%"), steps=250, lr=0.004)
         for share in (50, 70, 80, 90, 95)
     },
 }
@@ -159,6 +162,7 @@ def command(folder: Path, arm: Arm, seed: int, out: Path) -> list[str]:
         words += ["--data", *map(str, reads), "--teacher", str(MGRU), "--teacher-arch", "taiyaki-mgru"]
         words += ["--validation", str(CHOICES), "--seed", str(seed), "--chunk", "2400", "--copies", "4"]
     if arm.steps:
+        words += ["--alpha", "1", "--lr", str(arm.lr)]
         return [*words, "--steps", str(arm.steps), "--validate-every", "100"]
     return [*words, "--epochs", "0"] if "--data" in words else words
 
