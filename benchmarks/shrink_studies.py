@@ -4,7 +4,7 @@ Every arm is a command of rubicc, run for every seed. Its result is scored by ca
 arm sees in training: mean over reads of edlib's identity over the whole reference, which scores a poor call,
 too (minimap2's, of the reads that map, is kept beside it). Choices are made on a seventh read. A run that was
 stopped goes on where it was, and finished arms are not run again: FOLDER/scores.json holds them.
-``--workers 2`` runs two arms beside each other, each on one thread; ``--only`` takes names of arms; ``--table``
+``--workers 2`` runs two arms at a time, on one thread each; ``--only`` takes names of arms; ``--table``
 prints what there is so far. Needs the data folder beside the project (``RUBICC_SHARED_DATA``). All seeds take
 about four hours of one core.
 """
