@@ -15,6 +15,7 @@ from rubicc.errors import UsageError
 
 if TYPE_CHECKING:
     from rubicc.settings import Settings
+    from rubicc.shrink.prune_scores import Measure
 
 # flag -> (metavar, words, option of prune.channels)
 CHANNELS: dict[str, tuple[str, str, str]] = {
@@ -37,7 +38,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, (metavar, words, _) in CHANNELS.items():
         group.add_argument(f"--{name}", metavar=metavar, help=words)
     group.add_argument("--scope", choices=("uniform", "global"), help="every layer alike, or the weakest")
-    group.add_argument("--importance", choices=("l1", "l2", "bn-scale", "random"), help="default l2")
+    group.add_argument(
+        "--importance",
+        choices=("l1", "l2", "bn-scale", "random", "taylor"),
+        help="default l2; taylor: by the loss's derivative on --data",
+    )
+    group.add_argument("--taylor-batches", metavar="N", help="batches it is averaged over (default 16)")
     group.add_argument("--inside", action="store_true", help="also within groups and heads")
     group.add_argument("--norms", action="store_true", help="also channels that layer norms count")
     group.add_argument("--share", action="append", metavar="NAME=SHARE", help="of one group; others stay")
@@ -46,7 +52,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sparsity", metavar="SHARE", help="of every weight that becomes 0")
     group.add_argument("--pattern", metavar="N:M", help="keep N of every M neighbours, e.g. 2:4")
     group.add_argument("--layers", metavar="FILE", help="names of layers and shares of zeros, as Taiyaki's")
-    group.add_argument("--weights", choices=("l1", "random"), help="which become 0 (default l1)")
+    group.add_argument(
+        "--weights",
+        choices=("l1", "random", "movement"),
+        help="which become 0 (default l1); movement: those that training moves towards 0",
+    )
+    group.add_argument(
+        "--movement-steps", metavar="N", help="steps that measure movement before the first cut (default 0)"
+    )
     group.add_argument("--all-weights", action="store_true", help="the share is of all weights together")
     group.add_argument("--taiyaki-rule", action="store_true", help="zero below the threshold of Taiyaki")
     group = add_retraining(parser, "training after each cut", "cut only")
@@ -78,6 +91,26 @@ def prune_settings(args: argparse.Namespace) -> Any:
         weights=options(WeightOptions, weights) if weights else None,
         rounds=_number("rounds", args.rounds, int),
         train=args.epochs is None,
+        measure=_measure(args),
+    )
+
+
+def _measure(args: argparse.Namespace) -> Measure:
+    """What is measured on the data."""
+    from rubicc.shrink.prune_scores import BATCHES, Measure
+
+    batches = _number("taylor-batches", args.taylor_batches or str(BATCHES), int)
+    taylor = args.importance == "taylor"
+    if args.taylor_batches is not None and (not taylor or batches < 1):
+        raise UsageError(
+            "RUB-SHRINK-031",
+            "--taylor-batches is at least 1, of --importance taylor",
+            hint="give both or none",
+        )
+    return Measure(
+        taylor=batches if taylor else 0,
+        movement=args.weights == "movement",
+        movement_steps=_number("movement-steps", args.movement_steps or "0", int),
     )
 
 
@@ -94,7 +127,7 @@ def _channels(args: argparse.Namespace) -> dict[str, Any]:
     if not found.keys() & {"ratio", "macs", "weight_bytes", "shares"}:
         return {}
     for name in ("scope", "importance"):
-        if getattr(args, name) is not None:
+        if getattr(args, name) not in (None, "taylor"):
             found[name] = getattr(args, name)
     return found | {
         "inside": args.inside,
@@ -117,7 +150,7 @@ def _weights(args: argparse.Namespace) -> dict[str, Any]:
         found["layers"] = read_layers(Path(args.layers))
     if not found:
         return {}
-    found["method"] = args.weights or "l1"
+    found["method"] = "given" if args.weights == "movement" else args.weights or "l1"
     found["scope"] = "global" if args.all_weights else "layer"
     found["rule"] = "taiyaki" if args.taiyaki_rule else "exact"
     return found | {"seed": _number("seed", args.seed or "0", int)}

@@ -29,6 +29,11 @@ CODES: dict[str, tuple[str, str]] = {
         "Shares are at least 0 and below 1, one budget at a time, and rounds need budgets as shares. "
         "Change the option named in the message; `rubicc prune --help` lists them.",
     ),
+    "RUB-SHRINK-032": (
+        "Importance that is measured needs data",
+        "Taylor importance and movement come from gradients on training data. Give --data (and --teacher "
+        "where it says no bases), or choose by magnitude: --importance l2, --weights l1.",
+    ),
     "RUB-SHRINK-050": (
         "No skip to remove",
         "The network has no residual connection, all of them are kept, or those it has cannot go; the "
@@ -90,6 +95,16 @@ CODES: dict[str, tuple[str, str]] = {
         "The checkpoint holds the graph",
         "No architecture of the zoo describes the network any more, so checkpoint.pt carries its graph and "
         "tensors; rubicc reads it like any other.",
+    ),
+    "RUB-SHRINK-D30": (
+        "The first cut was by magnitude",
+        "Single weights go by movement, which is measured in the training between two cuts. Before the first "
+        "cut there was none, so it took the smallest weights. Give --movement-steps to train for it.",
+    ),
+    "RUB-SHRINK-D31": (
+        "Importance was measured by the loss of bases and labels",
+        "The network is trained by distillation, whose gradient is near 0 where it is still much like its "
+        "teacher. What matters was measured by the bases in the data, or the teacher's calls, instead.",
     ),
     "RUB-SHRINK-D06": (
         "A skip was removed, not folded",

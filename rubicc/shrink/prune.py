@@ -17,6 +17,7 @@ from rubicc.passes.prune.weights import PruneWeights, WeightOptions, masks
 from rubicc.settings import Settings
 from rubicc.shrink import result as results
 from rubicc.shrink.prune_report import Round, change
+from rubicc.shrink.prune_scores import Measure, Scores, digest
 from rubicc.shrink.student import Student, cleaned, read_student
 from rubicc.shrink.verb import carried_out
 
@@ -36,12 +37,14 @@ class PruneSettings:
         weights: options of ``prune.weights``, applied after the channels; None: single weights stay.
         rounds: the share that goes rises evenly over so many rounds, with training after each.
         train: whether to train where there are data.
+        measure: what is measured on the data to choose what goes.
     """
 
     channels: ChannelOptions | None = field(default_factory=ChannelOptions)
     weights: WeightOptions | None = None
     rounds: int = 1
     train: bool = True
+    measure: Measure = field(default_factory=Measure)
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -98,6 +101,7 @@ def prune(asked: Asked, settings: PruneSettings) -> results.Result | None:
     The steps of training are shared out evenly over the rounds.
     """
     _compatible(settings)
+    settings.measure.check(settings, data=bool(asked.data))
     return carried_out(asked, lambda student, run: _Rounds(student, settings, run, asked).all())
 
 
@@ -118,6 +122,7 @@ class _Rounds:
     def __init__(self, student: Student, settings: PruneSettings, run: Training | None, asked: Asked) -> None:
         self.student, self.settings, self.run, self.watcher = student, settings, run, asked.watcher
         self.start = cleaned(student.before)
+        self.scores = Scores(settings, run, asked.watcher)
         self.done: list[Round] = []
         self.decisions: list[Decision] = []
 
@@ -129,11 +134,13 @@ class _Rounds:
             first = self.run.score()
         for number in range(1, self.settings.rounds + 1):
             graph = self._round(number, graph.clone())
-        return change(self.student, (self.start, graph), self.settings, self.done, self.decisions, first)
+        decisions = [*self.scores.decisions, *self.decisions]
+        return change(self.student, (self.start, graph), self.settings, self.done, decisions, first)
 
     def _round(self, number: int, graph: Graph) -> Graph:
         """Cut ``graph`` in place; the network after training."""
-        cuts, decided, why = _cut(graph, self.settings.at(number))
+        asked = self.scores.into(self.settings.at(number), number, graph)
+        cuts, decided, why = _cut(graph, asked)
         last = number == self.settings.rounds
         if last and not (cuts or _zeros(graph) or any(one.cuts for one in self.done)):
             raise UsageError(
@@ -159,8 +166,11 @@ class _Rounds:
         steps = max(1, run.settings.steps * one.number // self.settings.rounds)
         steps -= run.settings.steps * (one.number - 1) // self.settings.rounds
         own = replace(run.settings, steps=max(1, steps))
+        moved, asked = self.scores.watched(), digest(self.settings)
         with _frozen_zeros(self.student.inner, graph):
-            one.history = run.fit(own, run.state / one.name, self.watcher)
+            one.history = run.fit(own, run.state / one.name, self.watcher, asked=asked, movement=moved)
+        if moved is not None:
+            self.scores.moved = moved.scores(self.student.inner)
 
 
 def _cut(graph: Graph, settings: PruneSettings) -> tuple[tuple[Cut, ...], list[Decision], str]:

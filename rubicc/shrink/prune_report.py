@@ -61,7 +61,7 @@ def change(
         graphs[1],
         _headline(figures, done),
         figures,
-        asked | _asked("weights", settings.weights),
+        asked | _asked("weights", settings.weights) | settings.measure.facts(),
         first,
         done[-1].after,
         [Part(one.name, one.history) for one in done if one.history],

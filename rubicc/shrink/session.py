@@ -33,6 +33,7 @@ from rubicc.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from rubicc.training.data.stream import Item
+    from rubicc.training.movement import Movement
 
 log = logging.getLogger("rubicc.train")
 
@@ -95,20 +96,40 @@ class Training:
         self.lesson.to(self.group.device)
         return score(self.network().to(self.group.device), self.lesson, self.items, self.settings)
 
-    def fit(self, settings: TrainSettings, state: Path, watcher: Watcher) -> History:
-        """Train the student in place; a killed run goes on in ``state``."""
-        known = f"{self.student.sha256} {self.teacher.sha256 if self.teacher else ''} {self.data.train.facts}"
+    def fit(
+        self,
+        settings: TrainSettings,
+        state: Path,
+        watcher: Watcher,
+        *,
+        asked: str = "",
+        lesson: Lesson | None = None,
+        movement: Movement | None = None,
+    ) -> History:
+        """Train the student in place; a killed run goes on in ``state``.
+
+        Args:
+            asked: what else must be the same when it goes on, such as what was cut before.
+            lesson: instead of the one at hand.
+            movement: gathers that of the weights.
+        """
         return fit(
             self.network(),
             self.data.train,
-            self.lesson,
+            lesson or self.lesson,
             settings,
             state=state,
             validation=self.items,
-            identity=known,
+            identity=f"{self.known} {asked}".rstrip(),
             watcher=watcher,
             group=self.group,
+            movement=movement,
         )
+
+    @property
+    def known(self) -> str:
+        """Model, teacher and data: what must be the same when a killed run goes on."""
+        return f"{self.student.sha256} {self.teacher.sha256 if self.teacher else ''} {self.data.train.facts}"
 
     def inputs(self) -> dict[str, str]:
         """Digests of data and teacher, by role."""

@@ -135,6 +135,39 @@ class Lesson:
         return torch.stack(found).mean()
 
 
+class Labelled(Lesson):
+    """The same data learned from bases and labels alone, a teacher's where no others are known.
+
+    For measuring what matters: where student and teacher are one network, as when a network is pruned that
+    teaches its smaller self, the gradient of distillation is 0 whatever matters.
+
+    Args:
+        lesson: whose data, teacher and settings these are.
+    """
+
+    def __init__(self, lesson: Lesson) -> None:
+        self.objective, self.settings, self.teacher = lesson.objective, lesson.settings, lesson.teacher
+        self.by_calls, self.pairs = lesson.by_calls, ()
+
+    def __repr__(self) -> str:
+        return f"Labelled({super().__repr__()})"
+
+    @torch.no_grad()
+    def prepare(self, batch: Batch) -> Batch:
+        """``batch`` with bases or labels: those known, a teacher's calls, or labels drawn from its scores."""
+        if batch.labels is not None or (batch.targets is not None and self.objective.kind != "none"):
+            return replace(batch, teacher=None)
+        given = super().prepare(batch)
+        if given.teacher is None:
+            return given
+        if self.objective.kind != "none":
+            called = _called(batch, given.teacher, self.objective, self.objective)
+            return replace(called, teacher=None)
+        first = given.teacher.movedim(self.objective.batch_axis, 0).float()
+        drawn = torch.multinomial(torch.softmax(first, -1).flatten(0, -2), 1)
+        return replace(batch, teacher=None, labels=drawn.view(first.shape[:-1]))
+
+
 def mismatch(why: str) -> UsageError:
     """The error about a teacher whose scores are no target."""
     return UsageError(

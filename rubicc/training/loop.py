@@ -25,6 +25,7 @@ from rubicc.training.data.stream import Batch, DataSet, Item, batch
 from rubicc.training.history import History, Log, StepRow, ValidationRow
 from rubicc.training.lessons import Lesson
 from rubicc.training.machines import Alone, machines
+from rubicc.training.movement import Movement
 from rubicc.training.network import Network
 from rubicc.training.schedule import learning_rate, optimiser, set_rate
 from rubicc.training.scoring import Score, score
@@ -68,6 +69,7 @@ def fit(
     identity: str = "",
     watcher: Watcher | None = None,
     group: Alone | None = None,
+    movement: Movement | None = None,
 ) -> History:
     """Train ``network`` in place; it holds the best weights afterwards, in evaluation mode.
 
@@ -79,14 +81,17 @@ def fit(
         identity: digest of what must not change between the parts of a run (model, data), beside settings.
         watcher: told by the first process.
         group: this process and the others; None = as the environment says.
+        movement: gathers the movement of the weights in every step; saved with the state.
 
     Raises:
         VerificationFailed: ``RUB-TRAIN-040``: loss or gradient is not finite; the last state stays.
         OutputExists, UsageError: see :mod:`rubicc.training.state`.
     """
+    identity += " movement" if movement is not None else ""
     said = hashlib.sha256(f"{identity} {replace(settings, save_every=0.0)} {lesson}".encode()).hexdigest()
     state.mkdir(parents=True, exist_ok=True)
-    run = _Run(network, data, lesson, settings, group or machines(settings.device), state, validation, said)
+    one = group or machines(settings.device)
+    run = _Run(network, data, lesson, settings, one, state, validation, said, movement)
     watcher = watcher if watcher is not None and run.group.rank == 0 else Silent()
     try:
         return run.all(watcher)
@@ -106,6 +111,7 @@ class _Run:
         folder: Path,
         validation: Sequence[Item],
         identity: str,
+        movement: Movement | None,
     ) -> None:
         self.network = network
         self.data = data
@@ -122,6 +128,9 @@ class _Run:
         there = {part: {n: v.to(group.device) for n, v in values.items()} for part, values in parts.items()}
         self.mean = there.get("mean", self._weights() if settings.ema else {})
         self.best = there.get("best", {})
+        self.movement = movement
+        if movement is not None:
+            movement.sums = there.get("movement", {})
         self.trained = group.prepare(network)
         self.log = Log(folder if group.rank == 0 else None, self.progress.logs)
         self.on_disk = self.progress.step
@@ -181,6 +190,8 @@ class _Run:
         norm = self._clipped()
         if not (math.isfinite(found["loss"]) and math.isfinite(norm)):
             self._not_finite(step, found, norm)
+        if self.movement is not None:
+            self.movement.add(self.network)
         self.optimiser.step()
         self._average(step)
         return StepRow(
@@ -276,7 +287,8 @@ class _Run:
         self.saved = time.monotonic()
         if self.group.rank == 0:
             self.progress.logs = self.log.lengths()
-            extra = {"mean": self.mean, "best": self.best}
+            moved = self.movement.sums if self.movement is not None else {}
+            extra = {"mean": self.mean, "best": self.best, "movement": moved}
             states.save(self.folder, self.identity, self.progress, self.network, self.optimiser, extra)
         self.on_disk = self.progress.step
         self.group.wait()

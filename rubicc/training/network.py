@@ -30,6 +30,8 @@ class Network(nn.Module):
         UsageError: ``RUB-TRAIN-022``: no such intermediate value.
     """
 
+    INNER = "inner."  # what the names of its parameters begin with
+
     def __init__(self, inner: nn.Module, meta: ModelMeta, keep: Sequence[str] = ()) -> None:
         super().__init__()
         self.inner = inner

@@ -88,6 +88,11 @@ class Twin(nn.Module):
         self._by_name = {name: module_name for module_name, name in self.names.items()}
         self._replan()
 
+    @property
+    def stored(self) -> dict[str, str]:
+        """Parameter (or buffer) name -> name of the tensor in the graph the twin was made of."""
+        return {name: self._groups[own][0] for name, own in self.names.items()}
+
     def forward(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs, and kept values, by name.
 

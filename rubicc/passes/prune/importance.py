@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
+import onnx_ir as ir
 
 from rubicc.errors import UsageError
-from rubicc.ir.graph import Graph
+from rubicc.ir.graph import Graph, is_quantiser
 from rubicc.passes.prune.groups import Group, Member
+from rubicc.passes.quantize.sites import weight_roles
 from rubicc.passes.rewrite import constant, is_standard
 
 Importance = Literal["l1", "l2", "bn-scale", "random", "given"]
@@ -27,12 +29,14 @@ def importance(
     Args:
         method: ``l1``, ``l2``: magnitude of weights; ``bn-scale``: magnitude of the scales of normalisations
             (Liu et al., "Learning efficient convolutional networks through network slimming", 2017);
-            ``random``; ``given``: ``|sum of scores|`` (Taylor: weight x gradient, Molchanov et al. 2019).
+            ``random``; ``given``: ``scores``.
         seed: of ``random``.
-        scores: of ``given``, by name of initializer, each as large as the initializer.
+        scores: of ``given``: by name of the group, one number per channel (such as those of
+            :func:`rubicc.training.importance.taylor`); or by name of initializer, each as large as the
+            initializer, of which a channel's importance is ``|sum|``.
 
     Raises:
-        UsageError: ``RUB-PASS-053``, scores for a tensor do not have its shape.
+        UsageError: ``RUB-PASS-053``, scores for a tensor or group do not have its shape.
     """
     if method == "random":
         stem = [seed, *(ord(letter) for letter in group.name)]
@@ -83,16 +87,55 @@ def _mean(rows: list[np.ndarray]) -> np.ndarray | None:
 
 
 def _given(graph: Graph, group: Group, scores: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    if group.name in scores:
+        return _fitting(scores[group.name], group.name, (group.size,))
     found = []
     for member in group.members:
         given, array = scores.get(member.initializer), _array(graph, member)
-        if given is None or array is None:
-            continue
-        if given.shape != array.shape:
-            raise UsageError(
-                "RUB-PASS-053",
-                f"scores of {member.initializer} have shape {list(given.shape)}, it has {list(array.shape)}",
-                hint="give scores of the graph that is pruned",
-            )
-        found.append(_by_channel(given.astype(np.float64), member))
+        if given is not None and array is not None:
+            found.append(_by_channel(_fitting(given, member.initializer, array.shape), member))
     return np.abs(np.sum(found, axis=0)) if found else None
+
+
+def _fitting(given: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if given.shape != shape:
+        raise UsageError(
+            "RUB-PASS-053",
+            f"scores of {name} have shape {list(given.shape)}, it has {list(shape)}",
+            hint="give scores of the graph that is pruned",
+        )
+    return given.astype(np.float64)
+
+
+def reading(graph: Graph) -> frozenset[tuple[str, int]]:
+    """(initializer, axis) pairs over which a product sums: what reads channels, not what makes them.
+
+    Weights are followed through quantisers and transpositions to the product.
+    """
+    found = set()
+    for node in graph.nodes:
+        roles = ((1, 1, 2), (2, 1, 2)) if is_standard(node, "RNN") else weight_roles(node)
+        for index, _, into in roles:
+            value = node.inputs[index] if index < len(node.inputs) else None
+            place = None if is_standard(node, "Gather") else _behind(value, into)
+            if place is not None:
+                found.add(place)
+    return frozenset(found)
+
+
+def _behind(value: ir.Value | None, axis: int) -> tuple[str, int] | None:
+    """The initializer that ``value`` is a quantised or transposed form of, and its axis."""
+    while value is not None:
+        array, maker = constant(value), value.producer()
+        if array is not None:
+            return value.name or "", axis % array.ndim
+        if maker is None:
+            return None
+        if is_standard(maker, "Transpose"):
+            order = maker.attributes.get_ints("perm", ())
+            rank = len(value.shape or order)
+            axis = order[axis] if order else rank - 1 - axis % rank
+        elif not (is_quantiser(maker) or is_standard(maker, "Identity", "Cast")):
+            return None
+        value = maker.inputs[0]
+    return None

@@ -72,7 +72,7 @@ def sites(
     left_alone: set[ir.Value] = set()
     order = {node: index for index, node in enumerate(graph.all_nodes())}
     for node in order:
-        for index, out, into in _roles(node, recurrent):
+        for index, out, into in weight_roles(node, recurrent):
             value = node.inputs[index] if index < len(node.inputs) else None
             maker = value.producer() if value is not None and quantised else None
             if maker is not None and is_quantiser(maker):
@@ -113,7 +113,7 @@ def _is_free(value: ir.Value, node: ir.Node, array: np.ndarray, quantised: bool)
     return not bool(np.all((array == 0) | (array == 1)))
 
 
-def _roles(node: ir.Node, recurrent: bool) -> tuple[tuple[int, int, int], ...]:
+def weight_roles(node: ir.Node, recurrent: bool = True) -> tuple[tuple[int, int, int], ...]:
     """(input, axis of output channels, axis summed over) of every weight the operator may have."""
     if is_standard(node, "Conv"):
         return ((1, 0, 1),)

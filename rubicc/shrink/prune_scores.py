@@ -1,0 +1,194 @@
+"""By what a pruning chooses, where that is measured on the data: Taylor importance and movement."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rubicc.errors import UsageError
+from rubicc.evidence.decision import Decision
+from rubicc.passes.prune.groups import groups
+from rubicc.shrink.scores import kept
+from rubicc.training.importance import taylor
+from rubicc.training.lessons import Labelled
+from rubicc.training.movement import Movement
+
+if TYPE_CHECKING:
+    from rubicc.ir.graph import Graph
+    from rubicc.passes.prune.channels import ChannelOptions
+    from rubicc.passes.prune.weights import WeightOptions
+    from rubicc.shrink.prune import PruneSettings
+    from rubicc.shrink.session import Training
+    from rubicc.training.loop import Watcher
+
+BATCHES = 16
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is measured in training before every cut.
+
+    Attributes:
+        taylor: batches that Taylor importance of channels is averaged over; 0: ``importance`` of the options.
+        movement: single weights go by their movement in the training since the last cut.
+        movement_steps: steps before the first cut that only measure movement, after which the weights are as
+            they were; 0: the first cut of several is by magnitude.
+    """
+
+    taylor: int = 0
+    movement: bool = False
+    movement_steps: int = 0
+
+    def check(self, settings: PruneSettings, *, data: bool) -> None:
+        """Refuse what cannot be measured.
+
+        Raises:
+            UsageError: ``RUB-SHRINK-031``, ``RUB-SHRINK-032``.
+        """
+        least = min(self.taylor, self.movement_steps)
+        if least < 0:
+            raise UsageError("RUB-SHRINK-031", f"{least} batches or steps: give 0 or more")
+        if self.taylor and settings.channels is None:
+            raise _contradiction("Taylor importance is of channels", "give --ratio, --macs or --weight-bytes")
+        if self.movement and settings.weights is None:
+            raise _contradiction("movement is of single weights", "give --sparsity, --pattern or --layers")
+        if self.movement_steps and not self.movement:
+            raise _contradiction("--movement-steps without movement", "give --weights movement too")
+        if self.movement and settings.channels is not None:
+            raise _contradiction(
+                "cutting channels ends what movement was measured of",
+                "prune the channels first, then the single weights of the result",
+            )
+        if (self.taylor or self.movement) and not data:
+            what = "Taylor importance" if self.taylor else "movement"
+            raise UsageError(
+                "RUB-SHRINK-032",
+                f"{what} is measured on data, and there are none",
+                hint="give --data, or choose by l1 or l2",
+            )
+        trained = settings.rounds > 1 and settings.train
+        if self.movement and not self.movement_steps and not trained:
+            raise _contradiction(
+                "movement is measured in training, and there is none before the only cut",
+                "give --movement-steps, or --rounds with training",
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """For the report."""
+        found: dict[str, Any] = {}
+        if self.taylor:
+            found["channels: importance"] = f"taylor, mean over {self.taylor} batches"
+        if self.movement:
+            found["weights: method"] = "movement"
+            found["weights: steps of movement before the first cut"] = self.movement_steps
+        return found
+
+
+class Scores:
+    """Measures for one run, in the order of its rounds.
+
+    Attributes:
+        moved: scores of single weights by name of initializer, for the next cut.
+    """
+
+    def __init__(self, settings: PruneSettings, run: Training | None, watcher: Watcher) -> None:
+        self.measure, self.run, self.watcher = settings.measure, run, watcher
+        self.asked = digest(settings)
+        self.moved: dict[str, np.ndarray] = {}
+        self.decisions: list[Decision] = []
+
+    def into(self, settings: PruneSettings, number: int, graph: Graph) -> PruneSettings:
+        """The options of a round with the scores of ``graph``, which it cuts."""
+        channels, weights = settings.channels, settings.weights
+        if self.measure.taylor and channels is not None:
+            channels = self._taylor(channels, number, graph)
+        if self.measure.movement and weights is not None:
+            weights = self._movement(weights, number, graph)
+        return replace(settings, channels=channels, weights=weights)
+
+    def watched(self) -> Movement | None:
+        """What the training after a cut gathers, where the next cut needs it."""
+        return Movement() if self.measure.movement else None
+
+    def _taylor(self, options: ChannelOptions, number: int, graph: Graph) -> ChannelOptions:
+        run = self._training()
+        if run.teacher is not None:
+            self._say_loss(run)
+
+        def measured() -> dict[str, np.ndarray]:
+            found = groups(graph, norms=options.norms).groups
+            at = run.group.device
+            meta, data = run.student.meta, run.data.train
+            batches = self.measure.taylor
+            return taylor(graph, found, meta, run.lesson, data, run.settings, batches=batches, device=at)
+
+        known = _digest(f"{run.known} {replace(run.settings, save_every=0.0)} {self.asked}")
+        file = run.state / f"importance{number}.safetensors"
+        scores = run.group.agreed(kept(file, known, measured) if run.group.rank == 0 else None)
+        return replace(options, importance="given", scores=scores)
+
+    def _movement(self, options: WeightOptions, number: int, graph: Graph) -> WeightOptions:
+        if number == 1 and self.measure.movement_steps:
+            self._before(graph)
+        elif number == 1:
+            said = Decision(
+                "RUB-SHRINK-D30",
+                self._training().student.name,
+                "the first cut is by magnitude (l1)",
+                "movement is measured in training, and there was none yet; --movement-steps trains for it",
+            )
+            self.decisions.append(said)
+            return replace(options, method="l1")
+        return replace(options, method="given", scores=self.moved)
+
+    def _before(self, graph: Graph) -> None:
+        """Measure movement in steps of training that change nothing."""
+        run, steps = self._training(), self.measure.movement_steps
+        if run.teacher is not None:
+            self._say_loss(run)
+        warmup = min(run.settings.warmup, steps // 10)
+        own = replace(run.settings, steps=steps, warmup=warmup, validate_every=steps, features=())
+        moved = Movement()
+        run.student.become(graph)
+        state, lesson = run.state / "movement", Labelled(run.lesson)
+        run.fit(own, state, self.watcher, asked=self.asked, lesson=lesson, movement=moved)
+        self.moved = moved.scores(run.student.inner)
+        run.student.become(graph)
+
+    def _say_loss(self, run: Training) -> None:
+        said = Decision(
+            "RUB-SHRINK-D31",
+            run.student.name,
+            "importance is measured by the loss of bases and labels alone",
+            "where a network is much like its teacher, distillation's gradient is near 0 whatever matters",
+        )
+        if said not in self.decisions:
+            self.decisions.append(said)
+
+    def _training(self) -> Training:
+        assert self.run is not None  # Measure.check has refused
+        return self.run
+
+
+def digest(settings: PruneSettings) -> str:
+    """Of everything that decides what a run cuts."""
+    parts = [f"{settings.rounds} {settings.train} {settings.measure}"]
+    for options in (settings.channels, settings.weights):
+        values = dict(vars(options)) if options is not None else {}
+        cost = values.pop("cost", None)
+        parts.append(getattr(cost, "__qualname__", "") if cost is not None else "")
+        for name, array in sorted(values.pop("scores", {}).items()):
+            parts.append(f"{name} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}")
+        parts.append(str(sorted(values.items(), key=str)))
+    return _digest("\n".join(parts))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _contradiction(what: str, hint: str) -> UsageError:
+    return UsageError("RUB-SHRINK-031", what, hint=hint)

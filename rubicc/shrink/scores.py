@@ -1,0 +1,71 @@
+"""Scores by which a run cuts, kept in ``OUT.partial``: a killed run that goes on cuts the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from rubicc.errors import OutputExists, UsageError
+from rubicc.text import first_line
+
+_KEY = "rubicc"
+
+
+def kept(file: Path, known: str, measure: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The scores in ``file``; measured and written there where it is missing.
+
+    Args:
+        known: what they hang on (model, data, settings).
+
+    Raises:
+        OutputExists: ``RUB-TRAIN-042``: they belong to another run.
+        UsageError: ``RUB-TRAIN-041`` they cannot be written; ``RUB-TRAIN-043`` they cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        found = measure()
+        _write(file, known, found)
+        return found
+    try:
+        with safe_open(file, "np") as stored:
+            said = (stored.metadata() or {}).get(_KEY)
+            found = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as err:
+        raise UsageError(
+            "RUB-TRAIN-043",
+            f"the scores of the unfinished run cannot be read: {first_line(err)}",
+            where=str(file),
+            hint="remove the file, or give --force, to start again",
+        ) from err
+    if said != known:
+        raise OutputExists(
+            "RUB-TRAIN-042",
+            "an unfinished run with another model, data or settings lies here",
+            where=str(file.parent),
+            hint="run its command again to finish it, give --force to start over, or choose another -o",
+        )
+    return found
+
+
+def _write(file: Path, known: str, found: dict[str, np.ndarray]) -> None:
+    from safetensors.numpy import save
+
+    partial = file.with_suffix(".tmp")
+    try:
+        with partial.open("wb") as opened:
+            opened.write(save({n: np.ascontiguousarray(a) for n, a in found.items()}, {_KEY: known}))
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(partial, file)
+    except OSError as err:
+        partial.unlink(missing_ok=True)
+        raise UsageError(
+            "RUB-TRAIN-041",
+            f"the scores of the run cannot be written: {err.strerror or err}",
+            where=str(file.parent),
+            hint="free space, then run the same command again",
+        ) from err

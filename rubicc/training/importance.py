@@ -1,0 +1,187 @@
+"""How much channels matter to the loss, measured on the data a network is trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from rubicc.errors import VerificationFailed
+from rubicc.ir.graph import Graph
+from rubicc.passes.prune.groups import Group, Member
+from rubicc.passes.prune.importance import reading
+from rubicc.spec import ModelMeta
+from rubicc.training.data.stream import DataSet, batch
+from rubicc.training.lessons import Labelled, Lesson
+from rubicc.training.network import Network
+from rubicc.training.settings import TrainSettings
+from rubicc.training.twin import Twin
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a group takes of one axis of one parameter.
+
+    Attributes:
+        positions, channels: int64, side by side: a position of the axis, and the channel it goes with.
+    """
+
+    parameter: str
+    axis: int
+    positions: Tensor
+    channels: Tensor
+
+
+def taylor(
+    graph: Graph,
+    groups: Sequence[Group],
+    meta: ModelMeta,
+    lesson: Lesson,
+    data: DataSet,
+    settings: TrainSettings,
+    *,
+    batches: int,
+    device: torch.device | str = "cpu",
+) -> dict[str, np.ndarray]:
+    """How much the loss would change without each channel, to first order: one number per channel, by group.
+
+    Imagine a factor on every channel wherever it is read. The loss's derivative by that factor is the sum of
+    weight x gradient over the weights that read the channel; its magnitude, averaged over batches, is the
+    importance (Molchanov et al., "Importance estimation for neural network pruning", 2019, with gates).
+    Rows that make the channel are left out, for with them the same effect would count twice; where no
+    weights read a channel (queries and keys), all that goes with it is summed.
+
+    The loss is that of bases and labels (:class:`rubicc.training.lessons.Labelled`). The network runs as when
+    it is used: norms with their running statistics, no dropout. Memory: one gradient of the network.
+
+    Args:
+        graph: the graph that is pruned; left as it is.
+        groups: of :func:`rubicc.passes.prune.groups.groups` of this graph.
+        data: items from position 0 on of the stream of ``settings.seed``.
+        settings: size of a batch, and seed.
+        batches: how many are averaged over.
+
+    Returns:
+        float64 per channel, by name of the group; groups without a trainable weight are left out.
+
+    Raises:
+        VerificationFailed: ``RUB-TRAIN-040``: loss or gradient is not finite.
+    """
+    work, own = _apart(graph, groups)
+    twin = Twin(work)
+    network = Network(twin, meta).to(device).eval()
+    places = _places(work, twin, own)
+    taught = Labelled(lesson).to(torch.device(device))
+    sums = {
+        group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups if places[group.name]
+    }
+    for products in _products(network, taught, data, settings, batches):
+        for name, total in sums.items():
+            total += _summed(products, places[name], len(total)).abs().cpu()
+    return {name: (total / batches).numpy() for name, total in sums.items()}
+
+
+def _products(
+    network: Network, lesson: Lesson, data: DataSet, settings: TrainSettings, batches: int
+) -> Iterator[dict[str, Tensor]]:
+    """Weight x gradient of every parameter, batch by batch."""
+    parameters = dict(network.inner.named_parameters())
+    device = next(network.parameters()).device
+    for number in range(batches):
+        with torch.random.fork_rng():  # labels may be drawn
+            torch.manual_seed(settings.seed + number)
+            positions = range(number * settings.batch, (number + 1) * settings.batch)
+            given = lesson.prepare(batch(data, positions, settings.seed).to(device))
+            scores, kept = network(given.feeds)
+            loss = lesson.losses(scores, kept, given)["loss"]
+            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        products = {
+            name: weight.detach() * grad
+            for (name, weight), grad in zip(parameters.items(), found, strict=True)
+            if grad is not None
+        }
+        if not all(bool(torch.isfinite(value).all()) for value in (loss, *products.values())):
+            raise VerificationFailed(
+                "RUB-TRAIN-040",
+                f"batch {number + 1} of the importance of channels: loss {float(loss):g}, or its gradient",
+                where=data.name,
+                hint="check the data and the model's weights for NaN",
+            )
+        yield products
+
+
+def _summed(products: dict[str, Tensor], places: Sequence[_Place], size: int) -> Tensor:
+    """Sum over everything that goes with each channel."""
+    device = next(iter(products.values())).device
+    total = torch.zeros(size, dtype=torch.float64, device=device)
+    for place in places:
+        product = products.get(place.parameter)
+        if product is None:
+            continue
+        flat = (
+            product.double().movedim(place.axis, 0).flatten(1).sum(1)
+            if product.ndim > 1
+            else product.double()
+        )
+        total.index_add_(0, place.channels.to(device), flat[place.positions.to(device)])
+    return total
+
+
+def _apart(graph: Graph, groups: Sequence[Group]) -> tuple[Graph, dict[str, list[Member]]]:
+    """A copy in which members of one reader alone are initializers of their own, and the members there."""
+    work = graph.clone()
+    nodes, initializers = work.nodes, work.ir.initializers
+    made: dict[tuple[str, tuple[int, int]], str] = {}
+    own: dict[str, list[Member]] = {}
+    for group in groups:
+        own[group.name] = []
+        for member in group.members:
+            name = member.initializer
+            if member.use is not None:
+                key = (name, member.use)
+                node, index = nodes[member.use[0]], member.use[1]
+                if key not in made and len(initializers[name].uses()) > 1:
+                    made[key] = _copied(work, node, index, f"{name}@{member.use[0]}.{index}")
+                name = made.get(key, name)
+            own[group.name].append(Member(name, member.axis, member.positions))
+    return work, own
+
+
+def _copied(graph: Graph, node: ir.Node, index: int, name: str) -> str:
+    """Give one reader of an initializer a copy; its name."""
+    old = node.inputs[index]
+    assert old is not None
+    value = ir.Value(name=name, shape=old.shape, type=old.type, const_value=old.const_value)
+    graph.ir.register_initializer(value)
+    node.replace_input_with(index, value)
+    return name
+
+
+def _places(graph: Graph, twin: Twin, own: dict[str, list[Member]]) -> dict[str, list[_Place]]:
+    """By group, the weights that read its channels; all that go with them where none does."""
+    learned = {name for name, _ in twin.named_parameters()}
+    parameters: dict[str, list[str]] = {}
+    for parameter, stored in twin.stored.items():
+        if parameter in learned:
+            parameters.setdefault(stored, []).append(parameter)
+    read = reading(graph)
+    found = {}
+    for name, members in own.items():
+        there = [member for member in members if member.initializer in parameters]
+        readers = [member for member in there if (member.initializer, member.axis) in read]
+        found[name] = [
+            _place(parameter, member)
+            for member in readers or there
+            for parameter in parameters[member.initializer]
+        ]
+    return found
+
+
+def _place(parameter: str, member: Member) -> _Place:
+    channels = np.repeat(np.arange(len(member.positions)), [len(rows) for rows in member.positions])
+    positions = np.concatenate([np.zeros(0, np.int64), *member.positions])
+    return _Place(parameter, member.axis, torch.from_numpy(positions), torch.from_numpy(channels))
