@@ -87,18 +87,22 @@ def posteriors(scores: Tensor, lattice: Lattice) -> Tensor:
     return _scan(scores.detach(), lattice, True)[1]
 
 
-class _Partition(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, lattice: Lattice) -> Tensor:
-        value, found = _scan(scores, lattice, ctx.needs_input_grad[0])
-        ctx.save_for_backward(found)
-        return value
+class _LogSum(torch.autograd.Function):
+    """The gradient of a log-sum over paths is how often paths use each score, which ``forward`` saves."""
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (found,) = ctx.saved_tensors
         return found * grad[None, :, None], None
+
+
+class _Partition(_LogSum):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, lattice: Lattice) -> Tensor:
+        value, found = _scan(scores, lattice, ctx.needs_input_grad[0])
+        ctx.save_for_backward(found)
+        return value
 
 
 def _scan(scores: Tensor, lattice: Lattice, gradient: bool) -> tuple[Tensor, Tensor]:
@@ -175,7 +179,7 @@ def log_alignment(scores: Tensor, alignment: Alignment) -> Tensor:
     return _Aligned.apply(scores, alignment)
 
 
-class _Aligned(torch.autograd.Function):
+class _Aligned(_LogSum):
     @staticmethod
     def forward(ctx: Any, scores: Tensor, alignment: Alignment) -> Tensor:
         frames, batch, columns = scores.shape
@@ -198,12 +202,6 @@ class _Aligned(torch.autograd.Function):
                 torch.logaddexp(beta[t, :, :-1], beta[t + 1, :, 1:] + move[t, :, :-1], out=beta[t, :, :-1])
             ctx.save_for_backward(_occupied(alpha, beta, stay, move, value, alignment, columns))
         return value
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (found,) = ctx.saved_tensors
-        return found * grad[None, :, None], None
 
 
 def _gathered(scores: Tensor, columns: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from rubicc.ir.graph import Graph, source_of
 from rubicc.passes.ane.attention_core import Core, Untouched, cores
 from rubicc.passes.ane.attention_masks import MaskViews, PerHead
 from rubicc.passes.ane.attention_write import Writer
-from rubicc.passes.ane.heads import Heads, Joined, NotHeads, heads, joined
+from rubicc.passes.ane.heads import Heads, Joined, NotHeads, joined, operands
 from rubicc.passes.ane.matching import MIN_OPSET
 from rubicc.passes.ane.movement import Trials
 from rubicc.passes.registry import Pass, register
@@ -75,18 +75,7 @@ class Attention(Pass):
 
     def _plan(self, core: Core, trials: Trials, views: MaskViews) -> Plan | None:
         try:
-            if not trials.runs:
-                raise NotHeads("the shapes of the graph are not known")
-            shapes = [run.shape(core.scores.outputs[0]) for run in trials.runs]
-            leads = [shape[:-2] for shape in shapes if shape is not None]
-            if len(leads) != len(shapes):
-                raise NotHeads("the shape of its scores is not known")
-            query, key, value = core.operands
-            found = (
-                heads(trials, query, leads),
-                heads(trials, key, leads, swapped=True),
-                heads(trials, value, leads),
-            )
+            found = operands(trials, core)
             _check(*found)
             result = joined(trials, core.context.outputs[0], found[0].lead)
             if sorted(result.order) != list(range(len(found[0].offsets))):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from rubicc.passes.ane.attention_core import Core
 from rubicc.passes.ane.matching import FORMS, SINGLE, Form, data_uses
 from rubicc.passes.ane.movement import Path, Trials, moved, path_to
 
@@ -42,6 +43,22 @@ class _Table:
     offsets: tuple[int, ...]
     width: int
     lead: tuple[int, ...]
+
+
+def operands(trials: Trials, core: Core) -> tuple[Heads, Heads, Heads]:
+    """Heads of queries, keys and values of an attention.
+
+    Raises:
+        NotHeads: one of them is no split of channels, or shapes are unknown.
+    """
+    if not trials.runs:
+        raise NotHeads("the shapes of the graph are not known")
+    shapes = [run.shape(core.scores.outputs[0]) for run in trials.runs]
+    leads = [shape[:-2] for shape in shapes if shape is not None]
+    if len(leads) != len(shapes):
+        raise NotHeads("the shape of its scores is not known")
+    query, key, value = core.operands
+    return heads(trials, query, leads), heads(trials, key, leads, swapped=True), heads(trials, value, leads)
 
 
 def heads(

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from rubicc.ir.graph import Graph, source_of
 from rubicc.passes.ane.attention_core import Core, Untouched, cores
-from rubicc.passes.ane.heads import Heads, Joined, NotHeads, heads, joined
+from rubicc.passes.ane.heads import Heads, Joined, NotHeads, joined, operands
 from rubicc.passes.ane.matching import BSC, SBC
 from rubicc.passes.ane.movement import Trials
 from rubicc.passes.integer.block_bodies import (
@@ -109,18 +109,11 @@ def block_node(
 
 
 def _attention(edit: Editor, trials: Trials | None, core: Core) -> None:
-    if trials is None or not trials.runs:
+    if trials is None:
         raise NotHeads("the shapes of the graph are not known")
     if core.masks or core.guard is not None:
         raise Untouched("it has a mask")
-    shapes = [run.shape(core.scores.outputs[0]) for run in trials.runs]
-    leads = [shape[:-2] for shape in shapes if shape is not None]
-    if len(leads) != len(shapes):
-        raise NotHeads("the shape of its scores is not known")
-    query, key, value = core.operands
-    found = (
-        heads(trials, query, leads), heads(trials, key, leads, swapped=True), heads(trials, value, leads),
-    )  # fmt: skip
+    found = operands(trials, core)
     result = joined(trials, core.context.outputs[0], found[0].lead)
     if len({(one.width, len(one.offsets), one.form, one.lead) for one in found}) != 1:
         raise NotHeads("queries, keys and values are cut differently")

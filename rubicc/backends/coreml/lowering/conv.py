@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import onnx_ir as ir
 
@@ -71,6 +72,11 @@ def conv(c: Context, node: ir.Node) -> None:
     """Convolution with its bias."""
     pads = pads_of(c, node)
     assert pads is not None
+    c.set(node.outputs[0], c.op("conv", node, **_inputs(c, node, pads)))
+
+
+def _inputs(c: Context, node: ir.Node, pads: list[int]) -> dict[str, Any]:
+    """Inputs that convolutions of both directions take."""
     rank = len(pads) // 2
     inputs = {
         "x": c.var(node.inputs[0]),
@@ -81,9 +87,7 @@ def conv(c: Context, node: ir.Node) -> None:
         **_padding(pads),
     }
     bias = given(node, 2)
-    if bias is not None:
-        inputs["bias"] = c.var(bias)
-    c.set(node.outputs[0], c.op("conv", node, **inputs))
+    return inputs if bias is None else inputs | {"bias": c.var(bias)}
 
 
 def _padding(pads: Sequence[int]) -> dict[str, object]:
@@ -114,21 +118,9 @@ def conv_transpose(c: Context, node: ir.Node) -> None:
     """Transposed convolution; what ``output_padding`` adds at the end is less of it cut off."""
     pads = pads_of(c, node)
     assert pads is not None
-    rank = len(pads) // 2
-    for axis, extra in enumerate(attr(node, "output_padding", [0] * rank)):
+    for axis, extra in enumerate(attr(node, "output_padding", [0] * (len(pads) // 2))):
         pads[2 * axis + 1] -= extra
-    inputs = {
-        "x": c.var(node.inputs[0]),
-        "weight": c.var(node.inputs[1]),
-        "strides": list(attr(node, "strides", [1] * rank)),
-        "dilations": list(attr(node, "dilations", [1] * rank)),
-        "groups": attr(node, "group", 1),
-        **_padding(pads),
-    }
-    bias = given(node, 2)
-    if bias is not None:
-        inputs["bias"] = c.var(bias)
-    c.set(node.outputs[0], c.op("conv_transpose", node, **inputs))
+    c.set(node.outputs[0], c.op("conv_transpose", node, **_inputs(c, node, pads)))
 
 
 def _check_pool(facts: Facts, node: ir.Node) -> Iterator[Refusal]:
