@@ -260,15 +260,7 @@ def _recipe_layer(recipe: str | Path | Mapping[str, Any] | None) -> dict[str, An
     else:
         folder, where = Path(recipe).parent, str(recipe)
         data = read_yaml_mapping(Path(recipe), "recipe")
-    version = data.pop("version", None)
-    if version != RECIPE_VERSION:
-        said = "has no version" if version is None else f"is of version {version!r}"
-        raise UsageError(
-            "RUB-CLI-012",
-            f"recipe {said}; this rubicc reads version 1",
-            where=where,
-            hint="write: version: 1",
-        )
+    take_version(data, where)
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if key in _RUN_ONLY:
@@ -282,6 +274,23 @@ def _recipe_layer(recipe: str | Path | Mapping[str, Any] | None) -> dict[str, An
         if key in _PATHS and isinstance(value, str):
             flat[key] = folder / value
     return flat
+
+
+def take_version(data: dict[str, Any], where: str) -> None:
+    """Take the version out of a recipe.
+
+    Raises:
+        UsageError: ``RUB-CLI-012``: there is none, or another one.
+    """
+    version = data.pop("version", None)
+    if version != RECIPE_VERSION:
+        said = "has no version" if version is None else f"is of version {version!r}"
+        raise UsageError(
+            "RUB-CLI-012",
+            f"recipe {said}; this rubicc reads version 1",
+            where=where,
+            hint="write: version: 1",
+        )
 
 
 def _env_layer(env: Mapping[str, str]) -> dict[str, Any]:

@@ -130,9 +130,9 @@ def print_config(settings: Settings, console: Console) -> int:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Compile, and print where the artefact lies and what was verified."""
-    settings = resolve_settings(args, need_target=not args.print_config)
     if args.print_config:
-        return print_config(settings, console)
+        return print_config(resolve_settings(args), console)
+    settings = given(args)["settings"]
     if args.output is None and not settings.dry_run:
         raise UsageError("RUB-CLI-006", "-o OUT is missing", hint="or --dry-run to write nothing")
     from rubicc import api
@@ -140,6 +140,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
     artefact = api.compile(args.model, out=args.output, settings=settings)
     console.result(_value(artefact), _lines(artefact))
     return 0
+
+
+def given(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of :func:`rubicc.api.compile` beside MODEL and OUT."""
+    return {"settings": resolve_settings(args, need_target=True)}
 
 
 def _value(artefact: Any) -> dict[str, Any]:

@@ -45,6 +45,14 @@ class Parser(argparse.ArgumentParser):
         """Every option string of this parser."""
         return tuple(self._option_string_actions)
 
+    def options(self) -> dict[str, argparse.Action]:
+        """Every flag by its long name without dashes."""
+        return {
+            text.removeprefix("--"): action
+            for text, action in self._option_string_actions.items()
+            if text.startswith("--")
+        }
+
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """The flags every verb takes."""

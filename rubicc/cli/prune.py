@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rubicc.cli.compile import resolve_settings
 from rubicc.cli.console import Console, table
 from rubicc.cli.parser import add_reading, number
-from rubicc.cli.train import add_retraining, carried_out, training_settings
+from rubicc.cli.train import add_retraining, asked, carried_out, training_settings
 from rubicc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -70,7 +70,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Prune, and print what changed; or list what may go."""
     if args.list:
         return _list(args, console, resolve_settings(args))
-    return carried_out(args, console, settings=prune_settings, training=training_settings)
+    return carried_out(args, console, given)
+
+
+def given(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of :func:`rubicc.api.prune` beside MODEL and OUT."""
+    return asked(args, settings=prune_settings(args), training=training_settings(args))
 
 
 def prune_settings(args: argparse.Namespace) -> Any:

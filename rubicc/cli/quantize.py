@@ -6,9 +6,11 @@ import argparse
 import functools
 from typing import TYPE_CHECKING, Any
 
+from rubicc.backends.registry import parse_target
 from rubicc.cli.parser import add_reading, number
-from rubicc.cli.train import add_retraining, carried_out, training_settings
+from rubicc.cli.train import add_retraining, asked, carried_out, training_settings
 from rubicc.errors import UsageError
+from rubicc.quantities import parse_seconds
 
 if TYPE_CHECKING:
     from rubicc.cli.console import Console
@@ -23,7 +25,7 @@ BUDGETS = {
         "divergence",
     ),
 }
-
+LONGEST = 3600.0
 
 _number = functools.partial(number, code="RUB-SHRINK-070", share=False)
 
@@ -36,11 +38,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("widths by layer, the least divergence within budgets")
     for name, (metavar, words, _) in BUDGETS.items():
         group.add_argument(f"--{name}", metavar=metavar, help=words)
+    group.add_argument(
+        "--latency", metavar="TABLE.json", help="seconds by layer and widths (docs/quantisation.md)"
+    )
+    group.add_argument("--latency-budget", metavar="TIME", help="within that table, e.g. 5ms")
+    group.add_argument(
+        "--identity-loss",
+        metavar="X",
+        help="smallest network that loses at most this on --validation, e.g. 0.5%%",
+    )
     group.add_argument("--widths", metavar="N,N", help="that layers may have (default 3,4,5,6,7,8)")
     group.add_argument("--sensitivity", choices=("output", "fisher"), help="measured (default) or predicted")
     group.add_argument("--no-refine", action="store_true", help="keep the first assignment")
     group = parser.add_argument_group("form")
-    group.add_argument("--activations", metavar="N", help="8: round inputs of layers too (default 32)")
+    group.add_argument("--target", metavar="T[:device]", help="only widths that this target keeps")
+    group.add_argument(
+        "--activations", metavar="N", help="8: round inputs of layers too; 32: float (default)"
+    )
     group.add_argument("--granularity", choices=("tensor", "channel", "block"), help="of scales")
     group.add_argument("--asymmetric", action="store_true", help="grids with a zero point")
     group.add_argument("--layer", action="append", metavar="NODE", help="only this one; may be repeated")
@@ -51,21 +65,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Quantise, and print what changed."""
-    return carried_out(args, console, settings=quantize_settings, training=training_settings)
+    return carried_out(args, console, given)
+
+
+def given(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of :func:`rubicc.api.quantize` beside MODEL and OUT."""
+    return asked(args, settings=quantize_settings(args), training=training_settings(args))
 
 
 def quantize_settings(args: argparse.Namespace) -> Any:
     """QuantizeSettings from the flags.
 
     Raises:
-        UsageError: ``RUB-SHRINK-070``.
+        UsageError: ``RUB-SHRINK-070``, ``-076``; ``RUB-CLI-004`` no time; ``RUB-TGT-001``, ``-002``.
     """
     from rubicc.passes.quantize.assign import Budgets
+    from rubicc.shrink.latency import read_latency
     from rubicc.shrink.quantize import QuantizeSettings
 
     given = {flag: getattr(args, flag.replace("-", "_")) for flag in BUDGETS}
-    budgets = Budgets(**{BUDGETS[flag][2]: _number(flag, text) for flag, text in given.items() if text})
-    found: dict[str, Any] = {"budgets": budgets}
+    budgets = {BUDGETS[flag][2]: _number(flag, text) for flag, text in given.items() if text is not None}
+    if args.latency_budget is not None:
+        budgets["latency"] = parse_seconds("--latency-budget", args.latency_budget, "", LONGEST)
+    found: dict[str, Any] = {"budgets": Budgets(**budgets)}
+    if args.latency is not None:
+        found["latency"] = read_latency(args.latency)
+    if args.identity_loss is not None:
+        found["identity_loss"] = number("identity-loss", args.identity_loss, code="RUB-SHRINK-070")
+    if args.target is not None:
+        found["target"] = str(parse_target(args.target))
     for name in ("bits", "activations"):
         if getattr(args, name) is not None:
             found[name] = _number(name, getattr(args, name), int)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rubicc.cli.compile import resolve_settings
 from rubicc.cli.console import Console, table
 from rubicc.cli.parser import add_reading, number
-from rubicc.cli.train import add_retraining, carried_out, training_settings
+from rubicc.cli.train import add_retraining, asked, carried_out, training_settings
 
 if TYPE_CHECKING:
     from rubicc.settings import Settings
@@ -42,7 +42,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Remove skips, and print what changed; or list them."""
     if args.list:
         return _list(args, console, resolve_settings(args))
-    return carried_out(args, console, settings=skip_settings, training=training_settings)
+    return carried_out(args, console, given)
+
+
+def given(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of :func:`rubicc.api.skipclip` beside MODEL and OUT."""
+    return asked(args, settings=skip_settings(args), training=training_settings(args))
 
 
 def skip_settings(args: argparse.Namespace) -> Any:

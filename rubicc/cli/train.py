@@ -5,16 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rubicc.cli.compile import resolve_settings
 from rubicc.cli.console import Console, decision_line, facts, table
 from rubicc.cli.parser import add_reading
 from rubicc.errors import UsageError
 from rubicc.text import clean
-
-if TYPE_CHECKING:
-    from rubicc.settings import Settings
 
 # flag -> (metavar, words); the destination is the field of TrainSettings of the same name
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
@@ -52,7 +49,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "machine": {
         "seed": ("N", "seed of everything random (default 0)"),
-        "device": ("D", "auto, cpu or cuda"),
+        "device": ("NAME", "auto, cpu or cuda"),
     },
 }
 AUGMENT = {
@@ -128,42 +125,48 @@ def add_retraining(parser: argparse.ArgumentParser, title: str, without: str) ->
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Train, and print what changed."""
+    return carried_out(args, console, given)
+
+
+def given(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of :func:`rubicc.api.train` beside MODEL and OUT.
+
+    Raises:
+        UsageError: a flag cannot be used; ``RUB-CLI-006``: no data.
+    """
     if args.data is None:
         raise UsageError("RUB-CLI-006", "--data D is missing", hint="`rubicc train --help` shows it")
-    return carried_out(args, console, settings=training_settings)
+    return asked(args, settings=training_settings(args))
+
+
+def asked(args: argparse.Namespace, **own: Any) -> dict[str, Any]:
+    """What all verbs that change networks are asked for alike, and what is the verb's own."""
+    return {
+        "data": tuple(args.data or ()),
+        "teacher": args.teacher,
+        "teacher_arch": args.teacher_arch,
+        "validation": tuple(args.validation or ()),
+        "reading": resolve_settings(args),
+        **own,
+    }
 
 
 def carried_out(
-    args: argparse.Namespace,
-    console: Console,
-    *,
-    settings: Callable[[argparse.Namespace], Any],
-    **more: Callable[[argparse.Namespace], Any],
+    args: argparse.Namespace, console: Console, given: Callable[[argparse.Namespace], dict[str, Any]]
 ) -> int:
     """Do what the verb ``console.verb`` is asked for, and print what changed.
 
     Args:
-        settings, more: arguments of the function of this name in :mod:`rubicc.api`, made from the flags.
+        given: makes, from the flags, arguments of the function of this name in :mod:`rubicc.api`.
     """
     if args.output is None:
         raise UsageError("RUB-CLI-006", "-o OUT is missing", hint=f"`rubicc {console.verb} --help` shows it")
-    reading = resolve_settings(args)
+    arguments = given(args)
     from rubicc import api
 
-    made = getattr(api, console.verb)(
-        args.model,
-        out=args.output,
-        data=args.data or (),
-        teacher=args.teacher,
-        teacher_arch=args.teacher_arch,
-        validation=args.validation or (),
-        reading=reading,
-        watcher=watcher(console),
-        settings=settings(args),
-        **{name: make(args) for name, make in more.items()},
-    )
+    made = getattr(api, console.verb)(args.model, out=args.output, watcher=watcher(console), **arguments)
     if made is not None:
-        console.result({"path": made.path, **made.report.to_dict()}, lines(made, reading))
+        console.result({"path": made.path, **made.report.to_dict()}, lines(made))
     return 0
 
 
@@ -200,7 +203,7 @@ def training_settings(args: argparse.Namespace) -> Any:
     return train_settings({**given, **flags}, augment | changes, off=args.augment == "off")
 
 
-def lines(made: Any, reading: Settings) -> list[str]:
+def lines(made: Any) -> list[str]:
     """What is printed of a result."""
     report = made.report
     shown: Mapping[str, object] = {"result": made.path, "model": report.name, "did": report.headline}

@@ -61,12 +61,12 @@ def read_student(model: Any, settings: Settings) -> Student:
     """Read any MODEL form, or make a network of the zoo by name, and make it trainable.
 
     Raises:
-        RubiccError: it cannot be read or lowered; ``RUB-SHRINK-001``: it does not say what it is.
+        RubiccError: it cannot be read or lowered; ``RUB-SHRINK-001``: it does not say what it is;
+            ``RUB-SHRINK-004``: its weights are not numbers.
     """
-    from rubicc.driver.compile import read_source
     from rubicc.frontend.lower import lower
 
-    source = _from_zoo(model, settings) or read_source(model, settings)
+    source = source_of(model, settings)
     lowered = lower(source, settings.inputs, settings.seed)
     meta = source.meta or lowered.graph.meta
     if meta is None or not meta.inputs or not meta.outputs:
@@ -81,7 +81,28 @@ def read_student(model: Any, settings: Settings) -> Student:
     if inner is None:
         inner, zoo = twin_of(lowered.graph), False
         before, decisions = inner.source, [*decisions, *inner.decisions]
+    _require_numbers(inner, source.name)
     return Student(source.name, source.kind, source.sha256, inner, meta, before, zoo, decisions)
+
+
+def source_of(model: Any, settings: Settings) -> Source:
+    """Read any MODEL form, or make a network of the zoo by name.
+
+    Raises:
+        RubiccError: it cannot be read.
+    """
+    from rubicc.driver.compile import read_source
+
+    return _from_zoo(model, settings) or read_source(model, settings)
+
+
+def _require_numbers(network: torch.nn.Module, name: str) -> None:
+    """Refuse weights that are not finite, and statistics that are NaN (constants may be infinite)."""
+    wrong = [n for n, value in network.named_parameters() if not value.isfinite().all()]
+    wrong += [n for n, value in network.named_buffers() if value.is_floating_point() and value.isnan().any()]
+    if wrong:
+        what = f"{len(wrong)} tensor(s) hold NaN or infinity, the first is {wrong[0]}"
+        raise UsageError("RUB-SHRINK-004", what, where=name, hint="give the last weights that were numbers")
 
 
 def twin_of(graph: Graph, **options: Any) -> Any:
