@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 STEPS, VALIDATIONS = "steps.csv", "validation.csv"
+BOARD = "tensorboard"  # folder of its events
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Log:
         self._board = None
         if folder is not None:
             self._open(folder, lengths)
-            self._board = _board(folder / "tensorboard") if board else None
+            self._board = _board(folder / BOARD, len(self.history.steps)) if board else None
 
     def _open(self, folder: Path, lengths: dict[str, int]) -> None:
         for name, row in ((STEPS, StepRow), (VALIDATIONS, ValidationRow)):
@@ -143,9 +144,10 @@ def _value(kind: str, text: str) -> Any:
     return int(text) if kind == "int" else float(text)
 
 
-def _board(folder: Path) -> Any:
+def _board(folder: Path, done: int) -> Any:
+    """A writer of TensorBoard events after ``done`` steps; what a killed run told of later ones is hidden."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=done + 1 if done else None)
