@@ -71,6 +71,7 @@ def bounded_inputs(
     sha256 = ""
     if reference is not None:
         found = from_files(reference, meta, any_batch(shapes), items * shapes.inputs[0].default[0])
+        _check_fits(found, shapes, reference)
         sha256 = digest(found)
         cases |= _items(f"reference data ({reference.name})", found, shapes)
     elif meta is not None and meta.task == "basecalling" and meta.signal is not None:
@@ -91,6 +92,29 @@ def bounded_inputs(
         sizes = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in feeds.items())
         cases[f"{kind} {index + 1}, {sizes}"] = feeds
     return ProofInputs(cases, sha256)
+
+
+def _check_fits(feeds: Feeds, shapes: Shapes, path: Path) -> None:
+    """Arrays have a shape that the artefact takes, but for how many items they hold.
+
+    Raises:
+        UsageError: ``RUB-DRV-006``.
+    """
+    for item in shapes.inputs:
+        given = feeds[item.name].shape
+        taken = [_bound_shape(item, row) for row in shapes.assignments]
+        low, high = ([pick(sizes) for sizes in zip(*taken, strict=True)] for pick in (min, max))
+        between = len(given) == len(low) and all(
+            a <= size <= b for a, size, b in zip(low[1:], given[1:], high[1:], strict=True)
+        )
+        if not between or (shapes.kind != "range" and given[1:] not in [shape[1:] for shape in taken]):
+            words = ["x".join(map(str, shape)) for shape in (given, taken[0], (taken[0][0], *given[1:]))]
+            raise UsageError(
+                "RUB-DRV-006",
+                f"{item.name} is {words[0]}, and the artefact takes {words[1]}",
+                where=str(path),
+                hint=f"give data of that shape, or --shapes {item.name}={words[2]}",
+            )
 
 
 def _signal_like(feeds: Feeds, meta: ModelMeta, seed: int) -> Feeds:

@@ -187,7 +187,13 @@ def _chunks(path: Path, specs: Sequence[TensorSpec], count: int) -> np.ndarray:
             raise ValueError(f"shape {array.shape}, type {array.dtype}; expected floats (N, T)")
         length = fixed_or(specs[0].shape[-1], array.shape[1])
         if array.shape[1] < length:
-            raise ValueError(f"chunks of {array.shape[1]} samples; the input is fixed to {length}")
+            raise UsageError(
+                "RUB-DRV-006",
+                f"chunks of {array.shape[1]} samples, and the artefact takes {length}",
+                where=str(path),
+                hint=f"give longer chunks, or where the target takes --shapes another one, such as "
+                f"{specs[0].name}=1x1x{array.shape[1]}",
+            )
         rows = _repeated(min(count, len(array)), specs)
         return np.ascontiguousarray(array[rows, :length], dtype=np.float32)[:, None, :]
     except (OSError, ValueError, EOFError) as err:
