@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rubicc.evidence.diff import Change
     from rubicc.genomics.evaluate import Evaluation
     from rubicc.genomics.settings import BasecallSummary
+    from rubicc.shrink.chain import Chain, Chained, Wish
     from rubicc.shrink.prune import PruneSettings
     from rubicc.shrink.quantize import QuantizeSettings
     from rubicc.shrink.result import Result
@@ -37,6 +38,7 @@ __all__ = [
     "Settings",
     "basecall",
     "bench",
+    "chain",
     "check",
     "check_files",
     "compile",
@@ -310,6 +312,35 @@ def skipclip(
     from rubicc.shrink.skipclip import skipclip as run
 
     return run(_asked(model, out, **given), settings)
+
+
+def chain(
+    recipe: str | Path | Chain,
+    *,
+    out: str | Path | None,
+    wish: Wish | None = None,
+    watcher: Watcher | None = None,
+) -> Chained:
+    """Carry out a chain of verbs, each on what the one before has made; what is done already is reused.
+
+    Args:
+        recipe: a YAML file, or the chain that it describes.
+        out: folder of the results: ``1-skipclip``, ``2-prune`` ...; ``None`` only for a dry run.
+        wish: what to do again, where to stop, or only to say what would be done.
+        watcher: is told of every step of a training.
+
+    Raises:
+        RubiccError: ``RUB-SHRINK-090`` to ``-095``, or that of a step, with its name; the steps before it are
+            done, and the same call goes on.
+    """
+    from rubicc.shrink.chain import Chain, Wish, run
+
+    if not isinstance(recipe, Chain):
+        # The options of a step are the flags of its verb, so the command line reads recipes.
+        from rubicc.cli.chain_recipe import read_chain
+
+        recipe = read_chain(Path(recipe))
+    return run(recipe, Path(out) if out is not None else None, wish or Wish(), watcher)
 
 
 def _asked(

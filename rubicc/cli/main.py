@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "skipclip": ("rubicc.cli.skipclip", "take residual connections out, train in between"),
     "prune": ("rubicc.cli.prune", "cut channels or weights out of a network, train between the cuts"),
     "quantize": ("rubicc.cli.quantize", "fewer bits for weights and activations, by layer within budgets"),
+    "chain": ("rubicc.cli.chain", "carry out a recipe of these verbs, each on the last one's result"),
     "inspect": ("rubicc.cli.inspect", "inputs, operators, shapes, costs of a model or artefact"),
     "verify": ("rubicc.cli.verify", "re-hash an artefact, re-run it, compare with its evidence"),
     "bench": ("rubicc.cli.bench", "measure speed and memory on this machine"),

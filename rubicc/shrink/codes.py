@@ -18,6 +18,16 @@ CODES: dict[str, tuple[str, str]] = {
         "`--settings FILE.yaml` holds settings of `rubicc train` by name, such as `lr: 0.002`. The message "
         "names the key or value. Change it; `rubicc train --help` lists the settings.",
     ),
+    "RUB-SHRINK-004": (
+        "The model's weights are not numbers",
+        "A weight or a statistic of a norm is NaN or infinite, most often because a training diverged. What "
+        "matters in such a network cannot be measured. Give an earlier checkpoint.",
+    ),
+    "RUB-SHRINK-005": (
+        "An option that has no use without data",
+        "A teacher and validation data are used in training and to measure, which needs --data. Give it, or "
+        "leave the option out.",
+    ),
     "RUB-SHRINK-030": (
         "Nothing could be cut",
         "No channel and no weight of the network may go as asked: all are coupled to inputs or outputs, "
@@ -55,8 +65,9 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-SHRINK-070": (
         "Contradicting or impossible options of quantisation",
-        "Weights have 2 to 8 bits, activations 8 or 32, and a width for all excludes budgets. Change the "
-        "option named in the message; `rubicc quantize --help` lists them.",
+        "Weights have 2 to 8 bits, activations 8 or 32, a width for all excludes budgets, and a table of "
+        "latencies needs its budget. Change the option named in the message; `rubicc quantize --help` lists "
+        "them.",
     ),
     "RUB-SHRINK-071": (
         "Quantisation needs to see data",
@@ -68,9 +79,78 @@ CODES: dict[str, tuple[str, str]] = {
         "Layers are named as their nodes, and have weights in float. Choose names that the message lists, or "
         "from `rubicc inspect MODEL --nodes`.",
     ),
+    "RUB-SHRINK-073": (
+        "The target keeps none of the widths asked for",
+        "Every target says in which widths it keeps the weights and inputs of a layer; in others it would "
+        "compute in floats. The message gives them. Choose other widths, another --granularity or another "
+        "--target, or leave --target out.",
+    ),
+    "RUB-SHRINK-074": (
+        "The identity asked for cannot be kept by rounding alone",
+        "Even the widths of least divergence lose more on the validation data than --identity-loss allows. "
+        "Allow wider ones with --widths or a larger loss; or give a mean width, and train.",
+    ),
+    "RUB-SHRINK-075": (
+        "A network's outputs are not finite",
+        "In float, or with a layer quantised, the outputs hold infinite values or NaN, so nothing can be "
+        "compared. Check the weights and the data, or leave the layer named in the message out with --skip.",
+    ),
+    "RUB-SHRINK-076": (
+        "A table of latencies that cannot be read",
+        '`--latency FILE` holds seconds by layer and pair of widths as strict JSON: {"version": 1, '
+        '"seconds": {"LAYER": {"w4a8": 0.0001}}}. The message says what is wrong; change it there.',
+    ),
+    "RUB-SHRINK-090": (
+        "The recipe of a chain cannot be used",
+        "A chain is `version: 1`, a model and a list of steps, `- prune: {macs: 50%}`, whose options are the "
+        "flags of the verb. The message names file, step and key. Change it there; `rubicc init --chain` "
+        "writes a recipe with everything explained.",
+    ),
+    "RUB-SHRINK-091": (
+        "The output folder is not that of a chain",
+        "A chain writes into a folder of its own, which holds chain.json. Choose another -o.",
+    ),
+    "RUB-SHRINK-092": (
+        "Another chain is running in this folder",
+        "The folder is locked by a run that is going on. Wait for it, or choose another -o.",
+    ),
+    "RUB-SHRINK-093": (
+        "The record of a chain cannot be read",
+        "chain.json says what each result was made of; it is damaged or of another version, so nothing can "
+        "be reused. Restore it, or give --force to do every step again.",
+    ),
+    "RUB-SHRINK-094": (
+        "The chain has no such step",
+        "--from and --until take the name of a step, its folder or its number, --from no later than --until. "
+        "Give one that the message lists, or that `rubicc chain RECIPE --dry-run` prints.",
+    ),
+    "RUB-SHRINK-095": (
+        "A chain in several processes",
+        "torchrun started several processes, and a chain decides in one what is to be done. Run the verbs "
+        "one by one under torchrun, or the chain without it.",
+    ),
     "RUB-SHRINK-D07": (
         "Quantisation looked at simulated signal",
         "No --data was given, so sensitivities and ranges come from the simulator, not from real signal.",
+    ),
+    "RUB-SHRINK-D10": (
+        "Widths were chosen as the target takes them",
+        "Widths asked for, or inputs in float, are none that the target keeps in these layers, for the "
+        "reason given. The ones that it takes were used.",
+    ),
+    "RUB-SHRINK-D11": (
+        "Layers stay in float",
+        "The target, or inputs of 8 bits, have no quantised form for these layers.",
+    ),
+    "RUB-SHRINK-D12": (
+        "The model's own quantisers were kept",
+        "The model came quantised, in part or whole. What it quantises itself, with its widths and scales, "
+        "stays as it is; only weights in float were quantised.",
+    ),
+    "RUB-SHRINK-D13": (
+        "Trained weights were left",
+        "Training lost more identity than --identity-loss allows, so the result holds the network as it was "
+        "before training. Train longer, with a smaller rate, or on more data.",
     ),
     "RUB-SHRINK-D01": (
         "A network with random weights was made",

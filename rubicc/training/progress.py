@@ -33,9 +33,10 @@ class Bar:
         self._last = _words(row)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Leave the bar as it is; the next step, of another run, begins one of its own."""
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
 
 class Lines:

@@ -1,0 +1,394 @@
+"""``chain``: verbs one after the other, each on what the one before has made; what is done is done once.
+
+``OUT/1-skipclip``, ``OUT/2-prune`` ... are the results of the steps, ``OUT/chain.json`` the record of what
+each was made of, ``OUT/report.html`` the report of all. A step is done again when something it is made of has
+changed, and what stood there is kept as ``OUT/2-prune.old`` until the new result is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rubicc import __version__
+from rubicc.errors import OutputExists, RubiccError, UsageError
+from rubicc.evidence.staging import check_replaceable
+from rubicc.genomics.journal import partial_folder
+from rubicc.settings import Settings
+from rubicc.shrink import chain_report
+from rubicc.shrink.chain_record import LOCK, Record
+from rubicc.shrink.fingerprint import digest
+from rubicc.text import did_you_mean
+
+if TYPE_CHECKING:
+    from rubicc.evidence.change import ChangeReport
+    from rubicc.training.loop import Watcher
+
+COMPILE = "compile"
+VERBS = ("train", "skipclip", "prune", "quantize", COMPILE)
+PAST = {"reuse": "reused", "run": "ran", "go on": "went on"}
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
+log = logging.getLogger("rubicc.chain")
+
+
+def wrong(what: str, where: str = "", hint: str = "") -> UsageError:
+    """What is wrong with a chain or its recipe."""
+    return UsageError("RUB-SHRINK-090", what, where=where, hint=hint)
+
+
+@contextlib.contextmanager
+def within(where: str) -> Iterator[None]:
+    """Errors say where in a recipe they came up."""
+    try:
+        yield
+    except RubiccError as err:
+        err.where = f"{where}: {err.where}" if err.where else where
+        raise
+
+
+@dataclass(frozen=True)
+class Step:
+    """One verb of a chain.
+
+    Attributes:
+        verb: one of :data:`VERBS`.
+        name: what it is called, of letters, digits, ``_`` and ``-``.
+        settings: of the verb, as its function in :mod:`rubicc.api` takes them.
+        given: beside these ``data``, ``validation``, ``teacher``, ``teacher_arch``, ``training`` and
+            ``reading``; see :class:`rubicc.shrink.session.Asked`.
+        said: the same as it was written, for the report.
+    """
+
+    verb: str
+    name: str
+    settings: Any
+    given: Mapping[str, Any] = field(default_factory=dict)
+    said: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def reading(self) -> Settings:
+        """How models are read."""
+        if self.verb == COMPILE:
+            return self.settings
+        return self.given.get("reading") or Settings()
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A model and what is to be done with it.
+
+    Attributes:
+        reading: says of the model what it does not say itself (``arch``, ``arch_config``, ``inputs``).
+        source: name of the recipe, for messages.
+        sha256: of the recipe; "" where there is none.
+    """
+
+    model: Any
+    steps: tuple[Step, ...]
+    reading: Settings = field(default_factory=Settings)
+    source: str = "chain"
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise wrong("the chain has no steps", hint=f"give one or more of {', '.join(VERBS)}")
+        names = [step.name for step in self.steps]
+        for place, step in enumerate(self.steps, 1):
+            where = f"step {place} ({step.verb})"
+            if step.verb not in VERBS:
+                raise wrong(
+                    f"{step.verb!r} is no verb of a chain",
+                    where,
+                    did_you_mean(step.verb, VERBS, f"give one of {', '.join(VERBS)}"),
+                )
+            if not NAME.fullmatch(step.name):
+                what = f"name {step.name[:60]!r} cannot be that of a folder"
+                raise wrong(what, where, "use at most 48 letters, digits, _ and -, such as half-size")
+            if step.name in names[: place - 1]:
+                raise wrong(f"two steps are called {step.name!r}", where, "give each its own name")
+            if step.verb == COMPILE and place < len(self.steps):
+                raise wrong(
+                    "an artefact is no model for a further step", where, "put compile last, or leave it out"
+                )
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Names of the results: ``1-skipclip``."""
+        return tuple(f"{number}-{step.name}" for number, step in enumerate(self.steps, 1))
+
+    def place(self, name: str) -> int:
+        """Index of a step by its name, folder or number.
+
+        Raises:
+            UsageError: ``RUB-SHRINK-094``.
+        """
+        for index, folder in enumerate(self.folders):
+            if name in (folder, self.steps[index].name, str(index + 1)):
+                return index
+        what = f"{self.source} has no step {name[:60]!r}"
+        raise UsageError("RUB-SHRINK-094", what, hint=f"give one of {', '.join(self.folders)}")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a step, or would.
+
+    Attributes:
+        folder: its name within OUT.
+        did: ``reused``, ``ran``, ``went on``; of a plan ``reuse``, ``run``, ``go on``.
+        why: in words.
+    """
+
+    folder: str
+    verb: str
+    did: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Chained:
+    """What a chain made; of a dry run only ``steps``."""
+
+    path: Path | None
+    steps: tuple[Done, ...]
+    report: ChangeReport | None = None
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a chain is run.
+
+    Attributes:
+        dry_run: find out what would be done, and write nothing.
+        force: do every step again.
+        first: do this step and those after it again.
+        last: stop after this step.
+    """
+
+    dry_run: bool = False
+    force: bool = False
+    first: str | None = None
+    last: str | None = None
+
+
+def run(chain: Chain, out: Path | None, wish: Wish, watcher: Watcher | None = None) -> Chained:
+    """Carry out ``chain`` in the folder ``out``, which may be None for a dry run.
+
+    Raises:
+        RubiccError: of a step, with its name; the steps before it are done, ``OUT/N-NAME.partial`` keeps what
+            this one has trained. ``RUB-SHRINK-091`` to ``-095``.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        what = "a chain runs in one process, and this is one of several"
+        raise UsageError("RUB-SHRINK-095", what, hint="run its verbs one by one under torchrun")
+    record = Record.read(out, force=wish.force) if out is not None else Record(Path())
+    work = _Work(chain, record, wish, watcher)
+    if wish.dry_run:
+        return Chained(None, tuple(work.planned()))
+    assert out is not None
+    with _locked(out):
+        return work.carried_out()
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """The folder, made where it is not there, ours alone."""
+    try:
+        out.mkdir(exist_ok=True)
+        lock = (out / LOCK).open("w")
+    except OSError as err:
+        what, hint = f"the output cannot be written: {err.strerror}", "choose another -o"
+        raise UsageError("RUB-ART-004", what, where=str(out), hint=hint) from err
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            what, hint = "another chain is running in this folder", "wait for it, or choose another -o"
+            raise OutputExists("RUB-SHRINK-092", what, where=str(out), hint=hint) from None
+        yield
+
+
+class _Work:
+    """A chain in one folder: what is made of what, what is there, and the doing."""
+
+    def __init__(self, chain: Chain, record: Record, wish: Wish, watcher: Watcher | None) -> None:
+        self.chain, self.record, self.watcher = chain, record, watcher
+        count = len(chain.steps)
+        self.again = 0 if wish.force else count if wish.first is None else chain.place(wish.first)
+        self.end = count if wish.last is None else chain.place(wish.last) + 1
+        if wish.first is not None and wish.last is not None and self.again >= self.end:
+            what = f"--until {wish.last} stands before --from {wish.first}"
+            raise UsageError("RUB-SHRINK-094", what, hint="give them in the order of the recipe")
+        self.readings = [self._reading(index) for index in range(count)]
+        # Whatever cannot be read is found before anything is trained.
+        self.parts = [self._parts(index) for index in range(count)]
+        self.parts[0]["model"] = self._first_model()
+
+    def planned(self) -> list[Done]:
+        """What would be done."""
+        made: list[Done] = []
+        model = self.parts[0]["model"]
+        for index, folder in enumerate(self.chain.folders):
+            did, why = self._judged(index, model) if model else ("run", f"{made[-1].folder} comes first")
+            if index >= self.end and did != "reuse":
+                break
+            made.append(Done(folder, self.chain.steps[index].verb, did, why))
+            model = self._model_of(folder) if did == "reuse" else ""
+        return made
+
+    def carried_out(self) -> Chained:
+        """Do what is not done, and tell."""
+        made: list[Done] = []
+        model = self.parts[0]["model"]
+        for index, folder in enumerate(self.chain.folders):
+            did, why = self._judged(index, model)
+            if index >= self.end and did != "reuse":
+                break
+            log.info("%s: %s (%s)", folder, did, why)
+            if did == "reuse":
+                self._put_back(folder)
+            else:
+                with within(f"{self.chain.source}, step {folder}"):
+                    self._do(index, {**self.parts[index], "model": model}, fresh=did == "run")
+            made.append(Done(folder, self.chain.steps[index].verb, PAST[did], why))
+            if did != "reuse":
+                chain_report.tell(self.record.home, self.chain, made)
+            model = self._model_of(folder)
+        self.record.write()
+        return Chained(self.record.home, tuple(made), chain_report.tell(self.record.home, self.chain, made))
+
+    def _reading(self, index: int) -> Settings:
+        """How the model of a step is read: only the first needs to be told what it is."""
+        about = Settings() if index else self.chain.reading
+        own = replace(self.chain.steps[index].reading, force=False)
+        return replace(own, arch=about.arch, arch_config=about.arch_config, inputs=about.inputs)
+
+    def _first_model(self) -> str:
+        from rubicc.shrink.student import source_of
+
+        reading = self.readings[0]
+        sha256 = source_of(self.chain.model, reading).sha256
+        return digest([sha256, reading.arch, reading.arch_config, reading.inputs], self.record.files)
+
+    def _parts(self, index: int) -> dict[str, str]:
+        """What a step is made of beside its model: digests by name."""
+        step, files = self.chain.steps[index], self.record.files
+        with within(f"{self.chain.source}, step {self.chain.folders[index]}"):
+            if step.verb == COMPILE:
+                said = replace(self.readings[index], arch=None, arch_config={}, inputs=())
+                return self._made_of(step, digest(said, files))
+            settings = digest([step.settings, step.given.get("training")], files)
+            data = [[self._data(path) for path in step.given.get(k, ())] for k in ("data", "validation")]
+            return self._made_of(step, settings, digest(data, files), self._teacher(index))
+
+    def _made_of(self, step: Step, settings: str, data: str = "", teacher: str = "") -> dict[str, str]:
+        found = {"verb": step.verb, "settings": settings, "data": data, "teacher": teacher}
+        return found | {"version of rubicc": __version__}
+
+    def _data(self, path: str) -> str:
+        return path if path == "simulated" else self.record.files.of(path)
+
+    def _teacher(self, index: int) -> str:
+        from rubicc.shrink.student import source_of
+
+        given = self.chain.steps[index].given
+        if given.get("teacher") is None:
+            return ""
+        plain = replace(self.readings[index], arch=given.get("teacher_arch"), arch_config={}, inputs=())
+        return source_of(given["teacher"], plain).sha256
+
+    def _judged(self, index: int, model: str) -> tuple[str, str]:
+        """What is to be done with a step whose model is known, and why."""
+        folder, wanted = self.chain.folders[index], {**self.parts[index], "model": model}
+        home, before = self.record.home, self.record.made_of(folder)
+        if index >= self.again:
+            return "run", "asked for"
+        if any(self.record.holds(name, wanted) for name in (folder, f"{folder}.old")):
+            return "reuse", "nothing it is made of has changed"
+        if before is None:
+            return "run", "not done yet"
+        changed = [name for name in wanted if before.get(name) != wanted[name]]
+        if changed:
+            return "run", f"changed: {', '.join(changed)}"
+        if (home / folder).exists():
+            return "run", "its files have changed"
+        unfinished = partial_folder(home / folder).is_dir()
+        return ("go on", "unfinished") if unfinished else ("run", "not done yet")
+
+    def _put_back(self, folder: str) -> None:
+        """Where a changed recipe was changed back before its step was done: the earlier result stands."""
+        home = self.record.home
+        if not (home / folder).exists():
+            self.record.steps[folder] = self.record.steps[f"{folder}.old"]
+            _remove_partial(home / folder)
+            self.record.write()
+            os.rename(home / f"{folder}.old", home / folder)
+            self.record.steps.pop(f"{folder}.old")
+
+    def _do(self, index: int, made_of: dict[str, str], *, fresh: bool) -> None:
+        """Carry out one step; whatever stands whole under its name is at any moment what the record says."""
+        name, home = self.chain.folders[index], self.record.home
+        folder, old = home / name, home / f"{name}.old"
+        if fresh:
+            self._move_aside(folder, old)
+            _remove_partial(folder)
+        self.record.steps[name] = made_of
+        self.record.write()
+        step, model = self.chain.steps[index], self.chain.model
+        if index:
+            model = home / self.chain.folders[index - 1]
+        _verb(step, model, folder, self.readings[index], self.watcher)
+        self.record.steps.pop(old.name, None)
+        self.record.write()
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _move_aside(self, folder: Path, old: Path) -> None:
+        check_replaceable(folder, force=True)
+        if not folder.exists():
+            return
+        self.record.steps.pop(old.name, None)
+        self.record.write()
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.name in self.record.steps:
+            self.record.steps[old.name] = self.record.steps[folder.name]
+        self.record.write()
+        os.rename(folder, old)
+
+    def _model_of(self, folder: str) -> str:
+        for name in (folder, f"{folder}.old"):
+            path = self.record.home / name / "model.onnx"
+            if path.is_file():
+                return digest(path, self.record.files)
+        return ""
+
+
+def _verb(step: Step, model: Any, out: Path, reading: Settings, watcher: Watcher | None) -> None:
+    if step.verb == COMPILE:
+        from rubicc.driver.compile import compile_model
+
+        compile_model(model, out, reading)
+        return
+    from rubicc.shrink import prune, quantize, skipclip, train
+    from rubicc.shrink.session import Asked
+
+    given = {**step.given, "reading": reading} | ({} if watcher is None else {"watcher": watcher})
+    if step.verb == "train":
+        train.train(Asked(model, out, **given, training=step.settings))
+        return
+    do: dict[str, Any] = {"skipclip": skipclip.skipclip, "prune": prune.prune, "quantize": quantize.quantize}
+    do[step.verb](Asked(model, out, **given), step.settings)
+
+
+def _remove_partial(folder: Path) -> None:
+    """What an unfinished run of other settings left; what is not ours the verb refuses."""
+    partial = partial_folder(folder)
+    if (partial / "lock").is_file():
+        shutil.rmtree(partial, ignore_errors=True)
