@@ -26,7 +26,7 @@ from typing import IO, Any
 from rubicc.errors import OutputExists, UsageError
 from rubicc.evidence import manifest as manifests
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
@@ -145,12 +145,14 @@ class StagedFile:
 
 
 def check_replaceable(target: Path, *, force: bool) -> None:
-    """Refuse a target folder that must not be replaced; an absent or empty folder is free.
+    """Refuse a target folder that must not be replaced or cannot be made; an absent or empty one is free.
 
     Raises:
         OutputExists: ``RUB-ART-001``, ``RUB-ART-002``, ``RUB-ART-003``.
+        UsageError: ``RUB-ART-004``.
     """
     if not os.path.lexists(target):
+        _usable_parent(_absolute(target))
         return
     if target.is_symlink() or not target.is_dir():
         raise OutputExists(
@@ -302,7 +304,7 @@ def _write_errors(target: Path) -> Iterator[None]:
 
 def _no_room(error: BaseException | None, target: Path) -> None:
     """Whatever was being written when the disk was full, the user must hear the same."""
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         where = str(error.filename or target)
         what = f"the output cannot be written: {error.strerror}"
         raise UsageError("RUB-ART-004", what, where=where, hint="free space or choose another -o") from error

@@ -153,7 +153,8 @@ def save_graph(graph: Graph, path: str | Path) -> None:
         else:
             _save_external(graph, path)
     except OSError as err:
-        raise UsageError("RUB-IR-049", f"cannot write: {err.strerror or err}", where=path.name) from err
+        what, hint = f"cannot write: {err.strerror or err}", "free space or choose another place"
+        raise UsageError("RUB-IR-049", what, where=path.name, hint=hint) from err
 
 
 def weight_bytes(graph: Graph) -> int:

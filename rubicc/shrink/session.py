@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -193,14 +194,23 @@ def _locked(folder: Path, force: bool, group: Alone) -> Iterator[Path]:
                 elif old.name != "lock":
                     old.unlink()
         group.wait()
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            if folder.is_dir() and os.listdir(folder) == ["lock"]:  # nothing was begun
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def _about_teacher(objective: Objective, teacher: Student | None, settings: TrainSettings) -> list[Decision]:
     why = objective.comparable(teacher.meta) if teacher else ""
-    if not why or settings.labels == "calls":
+    if not why or teacher is None:
         return []
-    if settings.labels == "scores" or objective.kind == "none" or teacher is None:
+    if objective.kind == "none" or teacher.meta.decoder is None:
+        raise mismatch(why, calls=False)
+    if settings.labels == "calls":
+        return []
+    if settings.labels == "scores":
         raise mismatch(why)
     return [Decision("RUB-SHRINK-D04", teacher.name, "its calls are the targets", why)]
 

@@ -168,12 +168,15 @@ class Labelled(Lesson):
         return replace(batch, teacher=None, labels=drawn.view(first.shape[:-1]))
 
 
-def mismatch(why: str) -> UsageError:
-    """The error about a teacher whose scores are no target."""
+def mismatch(why: str, *, calls: bool = True) -> UsageError:
+    """The error about a teacher whose scores are no target; ``calls``: whether its bases could be one."""
+    hint = "give another student or teacher"
+    if calls:
+        hint += ", or --labels calls to train on the teacher's bases instead"
     return UsageError(
         "RUB-TRAIN-025",
         f"the teacher's scores are no target for this student: {why}",
-        hint="give --labels calls to train on the teacher's bases instead, or another student or teacher",
+        hint=hint,
     )
 
 

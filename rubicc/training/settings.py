@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -80,6 +81,8 @@ class TrainSettings:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("lr", "epsilon", "temperature"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "positive")
+        for name in ("lr", "weight_decay", "feature_weight", "epsilon", "temperature"):
+            _require(math.isfinite(getattr(self, name)), name, getattr(self, name), "finite")
         for name in ("beta1", "beta2", "ema"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
         _require(0 <= self.lr_end <= 1, "lr_end", self.lr_end, "in [0, 1]")

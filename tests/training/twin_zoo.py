@@ -54,7 +54,7 @@ class Net:
 @functools.cache
 def net(name: str) -> Net:
     """Network ``name`` with seeded random weights and small sizes."""
-    entry, config = registry.get(name), _config(name)
+    entry, config = registry.get(name), small_config(name)
     module = entry.build(config, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.pt"
@@ -65,7 +65,7 @@ def net(name: str) -> Net:
     return Net(module, raw, cleaned)
 
 
-def _config(name: str) -> Any:
+def small_config(name: str) -> Any:
     if name in SMALL:
         return SMALL[name]
     config = registry.get(name).default
