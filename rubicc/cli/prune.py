@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=("l1", "l2", "bn-scale", "random", "taylor"),
         help="default l2; taylor: by the loss's derivative on --data",
     )
-    group.add_argument("--taylor-batches", metavar="N", help="batches it is averaged over (default 16)")
+    group.add_argument("--taylor-items", metavar="N", help="items it is averaged over (default 128)")
     group.add_argument("--inside", action="store_true", help="also within groups and heads")
     group.add_argument("--norms", action="store_true", help="also channels that layer norms count")
     group.add_argument("--share", action="append", metavar="NAME=SHARE", help="of one group; others stay")
@@ -102,18 +102,18 @@ def prune_settings(args: argparse.Namespace) -> Any:
 
 def _measure(args: argparse.Namespace) -> Measure:
     """What is measured on the data."""
-    from rubicc.shrink.prune_scores import BATCHES, Measure
+    from rubicc.shrink.prune_scores import ITEMS, Measure
 
-    batches = _number("taylor-batches", args.taylor_batches or str(BATCHES), int)
+    items = _number("taylor-items", args.taylor_items or str(ITEMS), int)
     taylor = args.importance == "taylor"
-    if args.taylor_batches is not None and (not taylor or batches < 1):
+    if args.taylor_items is not None and (not taylor or items < 1):
         raise UsageError(
             "RUB-SHRINK-031",
-            "--taylor-batches is at least 1, of --importance taylor",
+            "--taylor-items is at least 1, of --importance taylor",
             hint="give both or none",
         )
     return Measure(
-        taylor=batches if taylor else 0,
+        taylor=items if taylor else 0,
         movement=args.weights == "movement",
         movement_steps=_number("movement-steps", args.movement_steps or "0", int),
     )

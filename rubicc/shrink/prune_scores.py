@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rubicc.shrink.session import Training
     from rubicc.training.loop import Watcher
 
-BATCHES = 16
+ITEMS = 128
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Measure:
     """What is measured in training before every cut.
 
     Attributes:
-        taylor: batches that Taylor importance of channels is averaged over; 0: ``importance`` of the options.
+        taylor: items that Taylor importance of channels is averaged over; 0: ``importance`` of the options.
         movement: single weights go by their movement in the training since the last cut.
         movement_steps: steps before the first cut that only measure movement, after which the weights are as
             they were; 0: the first cut of several is by magnitude.
@@ -50,7 +50,7 @@ class Measure:
         """
         least = min(self.taylor, self.movement_steps)
         if least < 0:
-            raise UsageError("RUB-SHRINK-031", f"{least} batches or steps: give 0 or more")
+            raise UsageError("RUB-SHRINK-031", f"{least} items or steps: give 0 or more")
         if self.taylor and settings.channels is None:
             raise _contradiction("Taylor importance is of channels", "give --ratio, --macs or --weight-bytes")
         if self.movement and settings.weights is None:
@@ -80,7 +80,7 @@ class Measure:
         """For the report."""
         found: dict[str, Any] = {}
         if self.taylor:
-            found["channels: importance"] = f"taylor, mean over {self.taylor} batches"
+            found["channels: importance"] = f"taylor, mean over {self.taylor} items"
         if self.movement:
             found["weights: method"] = "movement"
             found["weights: steps of movement before the first cut"] = self.movement_steps
@@ -120,10 +120,16 @@ class Scores:
 
         def measured() -> dict[str, np.ndarray]:
             found = groups(graph, norms=options.norms).groups
-            at = run.group.device
-            meta, data = run.student.meta, run.data.train
-            batches = self.measure.taylor
-            return taylor(graph, found, meta, run.lesson, data, run.settings, batches=batches, device=at)
+            return taylor(
+                graph,
+                found,
+                run.student.meta,
+                run.lesson,
+                run.data.train,
+                items=self.measure.taylor,
+                seed=run.settings.seed,
+                device=run.group.device,
+            )
 
         known = _digest(f"{run.known} {replace(run.settings, save_every=0.0)} {self.asked}")
         file = run.state / f"importance{number}.safetensors"

@@ -18,7 +18,6 @@ from rubicc.spec import ModelMeta
 from rubicc.training.data.stream import DataSet, batch
 from rubicc.training.lessons import Labelled, Lesson
 from rubicc.training.network import Network
-from rubicc.training.settings import TrainSettings
 from rubicc.training.twin import Twin
 
 
@@ -42,16 +41,17 @@ def taylor(
     meta: ModelMeta,
     lesson: Lesson,
     data: DataSet,
-    settings: TrainSettings,
     *,
-    batches: int,
+    items: int,
+    seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> dict[str, np.ndarray]:
     """How much the loss would change without each channel, to first order: one number per channel, by group.
 
     Imagine a factor on every channel wherever it is read. The loss's derivative by that factor is the sum of
-    weight x gradient over the weights that read the channel; its magnitude, averaged over batches, is the
-    importance (Molchanov et al., "Importance estimation for neural network pruning", 2019, with gates).
+    weight x gradient over the weights that read the channel; its magnitude, averaged over items, is the
+    importance (Molchanov et al., "Importance estimation for neural network pruning", 2019, with gates). It is
+    taken item by item: over a batch, effects of opposite sign cancel in a trained network.
     Rows that make the channel are left out, for with them the same effect would count twice; where no
     weights read a channel (queries and keys), all that goes with it is summed.
 
@@ -61,9 +61,9 @@ def taylor(
     Args:
         graph: the graph that is pruned; left as it is.
         groups: of :func:`rubicc.passes.prune.groups.groups` of this graph.
-        data: items from position 0 on of the stream of ``settings.seed``.
-        settings: size of a batch, and seed.
-        batches: how many are averaged over.
+        data: items from position 0 on of the stream of ``seed``.
+        items: how many are averaged over.
+        seed: of the stream, and of labels that are drawn from a teacher's scores.
 
     Returns:
         float64 per channel, by name of the group; groups without a trainable weight are left out.
@@ -79,23 +79,22 @@ def taylor(
     sums = {
         group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups if places[group.name]
     }
-    for products in _products(network, taught, data, settings, batches):
+    for products in _products(network, taught, data, items, seed):
         for name, total in sums.items():
             total += _summed(products, places[name], len(total)).abs().cpu()
-    return {name: (total / batches).numpy() for name, total in sums.items()}
+    return {name: (total / items).numpy() for name, total in sums.items()}
 
 
 def _products(
-    network: Network, lesson: Lesson, data: DataSet, settings: TrainSettings, batches: int
+    network: Network, lesson: Lesson, data: DataSet, items: int, seed: int
 ) -> Iterator[dict[str, Tensor]]:
-    """Weight x gradient of every parameter, batch by batch."""
+    """Weight x gradient of every parameter, item by item."""
     parameters = dict(network.inner.named_parameters())
     device = next(network.parameters()).device
-    for number in range(batches):
+    for position in range(items):
         with torch.random.fork_rng():  # labels may be drawn
-            torch.manual_seed(settings.seed + number)
-            positions = range(number * settings.batch, (number + 1) * settings.batch)
-            given = lesson.prepare(batch(data, positions, settings.seed).to(device))
+            torch.manual_seed(seed + position)
+            given = lesson.prepare(batch(data, [position], seed).to(device))
             scores, kept = network(given.feeds)
             loss = lesson.losses(scores, kept, given)["loss"]
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
@@ -107,7 +106,7 @@ def _products(
         if not all(bool(torch.isfinite(value).all()) for value in (loss, *products.values())):
             raise VerificationFailed(
                 "RUB-TRAIN-040",
-                f"batch {number + 1} of the importance of channels: loss {float(loss):g}, or its gradient",
+                f"importance of channels, item {position + 1}: loss {float(loss):g}, or its gradient",
                 where=data.name,
                 hint="check the data and the model's weights for NaN",
             )
