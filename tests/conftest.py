@@ -14,7 +14,10 @@ import pytest
 if TYPE_CHECKING:
     from rubicc.ir.graph import Graph
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers fill the cores; more threads only wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"
+else:
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 
 @pytest.fixture(scope="session", autouse=True)
