@@ -1,4 +1,4 @@
-"""``rubicc init``: a commented recipe to start from."""
+"""``rubicc init``: a commented recipe to start from, of a compilation or of a chain."""
 
 from __future__ import annotations
 
@@ -76,21 +76,67 @@ check: false
 dump_stages: false
 """
 
+CHAIN = """\
+# The recipe of a chain. Use it with: rubicc chain FILE.yaml -o OUT
+# Each step works on what the one before has made; what is done and has not changed is reused.
+# Options of a step are the flags of its verb (`rubicc prune --help`); - and _ mean the same in them.
+# Paths are relative to this file.
+version: 1
+
+# Any MODEL form, or the name of an architecture of the zoo. For a bare state dict: arch, arch_config, input.
+model: model.pt
+# arch: taiyaki-mgru
+# arch_config: config.yaml
+# input: [x=Nx1xT:f32]
+
+# Shared by all steps but compile; a step may say otherwise, or null for none.
+# data: chunks            # or several: [first.npz, second.npz]; or: simulated
+# teacher: model.pt
+# teacher_arch: NAME      # of a bare state dict
+# validation: chunks/validation
+
+# Flags of the training, shared as well; see `rubicc train --help`.
+training:
+  batch: 16
+  # lr: 0.002
+  # augment: off
+
+steps:
+  - skipclip:
+      # steps: 4000       # of the training; without data nothing is trained
+      stride: 2
+  - prune:
+      name: half          # of the folder: 2-half; without it the verb
+      macs: 50%
+      # share: {gru.*: 75%}
+  # - train: {steps: 2000}
+  - quantize:
+      # weights_mean_bits: 5.5
+      bits: 8
+  # Last, or not at all.
+  - compile:
+      target: cpu
+      # precision: int8
+      # max_gap: {snr: 30dB}
+"""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
+    parser.add_argument("--chain", action="store_true", help="a recipe of `rubicc chain`, not of compile")
     parser.add_argument("-o", "--output", metavar="FILE.yaml", help="write here instead of stdout")
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Write the recipe to a file or stdout."""
+    recipe = CHAIN if args.chain else RECIPE
     if args.output is None:
-        console.result({"recipe": RECIPE}, RECIPE.rstrip("\n"))
+        console.result({"recipe": recipe}, recipe.rstrip("\n"))
         return 0
     from rubicc.evidence.staging import StagedFile
 
     with StagedFile(args.output, force=args.force, mode="w") as file:
-        file.write(RECIPE)
+        file.write(recipe)
     console.result({"path": args.output}, f"wrote {args.output}")
     return 0

@@ -75,13 +75,19 @@ class Artefact:
 
 def is_artefact(path: str | Path) -> bool:
     """Whether ``path`` is the folder of a compilation; that of another verb (``train``) is a model."""
-    return os.path.isdir(path) and manifests.is_ours(Path(path)) and not _is_result(path)
+    return os.path.isdir(path) and manifests.is_ours(Path(path)) and not _made_by_another(path)
 
 
-def _is_result(path: str | Path) -> bool:
-    from rubicc.frontend.detect import RESULT
+def _made_by_another(path: str | Path) -> tuple[str, str] | None:
+    """What the folder of another verb is, and what to do with it; None for any other."""
+    from rubicc.frontend.detect import CHAIN, RESULT
 
-    return os.path.isdir(path) and set(os.listdir(path)) >= RESULT
+    names = set(os.listdir(path)) if os.path.isdir(path) else set()
+    if CHAIN in names:
+        return "the results of a chain, not one artefact", "give the folder of a step"
+    if names >= RESULT:
+        return "a model that another verb has made, not an artefact", "compile it first"
+    return None
 
 
 def open_artefact(path: str | Path) -> Artefact:
@@ -91,7 +97,7 @@ def open_artefact(path: str | Path) -> Artefact:
         ModelRefused: ``RUB-ART-010`` no or unreadable manifest; ``RUB-DRV-007`` it is a model.
     """
     path = Path(path)
-    if _is_result(path):
-        what, hint = "a model that another verb has made, not an artefact", "compile it first"
-        raise ModelRefused("RUB-DRV-007", what, where=path.name, hint=hint)
+    other = _made_by_another(path)
+    if other is not None:
+        raise ModelRefused("RUB-DRV-007", other[0], where=path.name, hint=other[1])
     return Artefact(path, manifests.read(path), reports.read(path))

@@ -18,6 +18,8 @@ FORMS = (
 )
 # What train, prune and their like leave: a model with evidence of how it came about.
 RESULT = {"manifest.json", "model.onnx"}
+# What `chain` leaves beside the results of its steps.
+CHAIN = "chain.json"
 _FOREIGN = (
     (b"\x89HDF\r\n\x1a\n", "HDF5 (fast5 reads or a Keras model)"),
     (b"\x8bPOD\r\n\x1a\n", "a pod5 file: reads, not a model"),
@@ -77,6 +79,13 @@ def _folder(path: Path) -> str:
         return "hf"
     if names >= RESULT:
         return "result"
+    if CHAIN in names:
+        raise UsageError(
+            "RUB-READ-004",
+            "the results of a chain, not one model",
+            where=path.name,
+            hint="give the folder of a step",
+        )
     if "manifest.json" in names:
         raise UsageError(
             "RUB-READ-004",

@@ -309,7 +309,7 @@ class _Work:
         """What is to be done with a step whose model is known, and why."""
         folder, wanted = self.chain.folders[index], {**self.parts[index], "model": model}
         home, before = self.record.home, self.record.made_of(folder)
-        if index >= self.again:
+        if self.again <= index < self.end:
             return "run", "asked for"
         if any(self.record.holds(name, wanted) for name in (folder, f"{folder}.old")):
             return "reuse", "nothing it is made of has changed"

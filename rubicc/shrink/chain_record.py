@@ -10,9 +10,10 @@ from typing import Any
 from rubicc.errors import ModelRefused, OutputExists, RubiccError, UsageError
 from rubicc.evidence import manifest as manifests
 from rubicc.evidence.staging import StagedFile
+from rubicc.frontend.detect import CHAIN as FILE
 from rubicc.shrink.fingerprint import Files
 
-FILE, LOCK = "chain.json", "chain.lock"
+LOCK = "chain.lock"
 VERSION = 1
 
 
@@ -42,7 +43,6 @@ class Record:
             OutputExists: ``RUB-SHRINK-091``: the folder is of something else.
             UsageError: ``RUB-SHRINK-093``: the record is damaged.
         """
-        home = Path(os.path.abspath(home))
         if not os.path.lexists(home):
             return cls(home)
         if home.is_symlink() or not home.is_dir():
