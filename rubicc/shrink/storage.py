@@ -34,7 +34,7 @@ def stored(graph: Graph, how: str) -> Graph:
         return graph
     edit = Editor(graph, QuantiseWeights.id)
     for node in list(graph.all_nodes()):
-        value = _rounded(node)
+        value = stored_values(node)
         if value is None:
             continue
         made = edit.initializer(f"{node.name}_float", value, node.graph)
@@ -45,7 +45,7 @@ def stored(graph: Graph, how: str) -> Graph:
     return graph
 
 
-def _rounded(node: ir.Node) -> np.ndarray | None:
+def stored_values(node: ir.Node) -> np.ndarray | None:
     """What a quantiser of constants gives, as float32; None for any other node."""
     if not is_quantiser(node) or node.op_type not in ("Quant", "IntQuant"):
         return None

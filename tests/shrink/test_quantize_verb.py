@@ -65,7 +65,8 @@ def test_a_budget_is_kept_and_training_goes_on(model: Path, tmp_path: Path) -> N
     assert len(quants) == 12, "two of each of five GRUs, convolution, head"
     size = made.report.figure("bytes of weights")
     assert size.after < 0.3 * size.before
-    assert any(plot.title == "Size against divergence" for plot in made.report.plots)
+    plot = next(plot for plot in made.report.plots if plot.title == "Size against identity")
+    assert [len(row.points) for row in plot.series] == [2, 3, 1]  # widths, budgets, chosen
 
 
 def test_activations_too(model: Path, tmp_path: Path) -> None:

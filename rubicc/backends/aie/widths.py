@@ -30,9 +30,12 @@ def widths(target: Target, node: ir.Node, granularity: str) -> Widths:
     if not is_standard(node, *PRODUCTS):
         return Widths((), f"{node.op_type} stays on the host, in floats")
     depth = _depth(node)
-    pairs = sorted((w, a) for (a, w), shape in device.shapes.items() if w > 4 or depth % shape.k == 0)
-    told = ", ".join(f"{w} x {a}" for w, a in pairs)
-    return Widths(tuple(pairs), f"{device.part} multiplies {depth} channels natively in {told} bits")
+    native = sorted((w, a, shape.k) for (a, w), shape in device.shapes.items())
+    pairs = tuple((w, a) for w, a, k in native if w > 4 or depth % k == 0)
+    told = f"{device.part} multiplies {', '.join(f'{w} x {a}' for w, a, _ in native)} bits"
+    if len(pairs) < len(native):
+        told += f", those of 4 in multiples of {native[0][2]} input channels"
+    return Widths(pairs, told)
 
 
 def _depth(node: ir.Node) -> int:

@@ -82,16 +82,22 @@ class Budgets:
         return found
 
 
-def assign(layers: Sequence[Layer], budgets: Budgets, *, smallest: bool = False) -> dict[str, Pair]:
-    """The widths of each layer: of least divergence, or the smallest where that is wanted.
+def assign(
+    layers: Sequence[Layer], budgets: Budgets, *, smallest: bool | None = None
+) -> dict[str, Pair]:
+    """The widths of each layer.
+
+    Args:
+        smallest: whether the smallest network is wanted, or that of least divergence; by default
+            :attr:`Budgets.smallest`.
 
     Raises:
         UsageError: ``RUB-PASS-033``: no assignment keeps the budgets; the message says what each would take
             at least.
     """
+    possible(layers, budgets)
     limits = budgets.limits(layers)
-    _possible(layers, limits)
-    wanted = "size" if smallest or budgets.smallest else "divergence"
+    wanted = "size" if (budgets.smallest if smallest is None else smallest) else "divergence"
     choices = [(i, pair) for i, layer in enumerate(layers) for pair in sorted(layer.divergence)]
     cost = np.array([layers[i].cost(wanted, pair) for i, pair in choices])
     rows = {name: np.array([layers[i].cost(name, pair) for i, pair in choices]) for name in limits}
@@ -134,7 +140,13 @@ def _solve(
     return None if found.x is None else found.x > 0.5
 
 
-def _possible(layers: Sequence[Layer], limits: Mapping[str, float]) -> None:
+def possible(layers: Sequence[Layer], budgets: Budgets) -> None:
+    """Refuse budgets that cannot be kept, each taken alone.
+
+    Raises:
+        UsageError: ``RUB-PASS-033``.
+    """
+    limits = budgets.limits(layers)
     for name, limit in limits.items():
         if not np.isfinite(limit) or limit < 0:
             raise _impossible(layers, limits, f"{name} is {limit:g}")

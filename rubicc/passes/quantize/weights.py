@@ -181,11 +181,10 @@ def block_length(site: Site, options: WeightOptions) -> int | None:
 def by_scale(site: Site, options: WeightOptions) -> tuple[np.ndarray, tuple[int, ...]]:
     """A view of the weight in the shape that its scales belong to, and its axes that share one scale."""
     length = block_length(site, options)
-    if length is None:
-        view, kept = site.array, () if options.granularity == "tensor" else (site.out,)
-    else:
+    view, kept = site.array, {site.out} if options.granularity != "tensor" else set()
+    if length is not None:
         view = grouped(site.array, site.into, length)
-        kept = (site.into, site.out + (site.out > site.into))
+        kept = {site.into, site.out + (site.out > site.into)}
     return view, tuple(axis for axis in range(view.ndim) if axis not in kept)
 
 
