@@ -211,26 +211,38 @@ def feeds(graph: Graph) -> dict[str, np.ndarray]:
 
 
 def table(kept: Kept) -> str:
-    """Markdown: a row per cell, refusals with their reason."""
-    rows = ["| network | | parameters | MACs | bytes of weights | s |", "|---|---|---|---|---|---|"]
-    for one in kept.cells:
-        words = CELLS[one.cell][0]
-        if one.refused or one.failed:
-            rows.append(f"| `{one.network}` | {words} | {one.refused or 'FAILED ' + one.failed} | | | |")
-            continue
-        shown = [_shown(*one.figures[what]) for what in ("parameters", "MACs", "bytes of weights")]
-        if all(before == after for before, after in one.figures.values()):
-            words += f": {one.did}"
-        rows.append(f"| `{one.network}` | {words} | {' | '.join(shown)} | {one.seconds:.1f} |")
+    """Markdown: a row per network with what each verb leaves of it, then the reasons of refusals."""
+    names = list(dict.fromkeys(one.network for one in kept.cells))
+    found = {(one.network, one.cell): one for one in kept.cells}
+    head = ["network", "parameters", "MACs", "bytes of weights", *(words for words, _, _ in CELLS.values())]
+    rows = [head, ["---"] * len(head)]
+    for name in names:
+        costs = next((one.figures for one in kept.cells if one.network == name and one.figures), {})
+        start = [_large(costs[what][0]) if what in costs else "" for what in head[1:4]]
+        cells = [_left(found[name, cell]) if (name, cell) in found else "" for cell in CELLS]
+        rows.append([f"`{name}`", *start, *cells])
+    reasons = dict.fromkeys(one.refused or one.failed for one in kept.cells if one.refused or one.failed)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     took = ", ".join(f"{name} {seconds:.0f}" for name, seconds in kept.lowering.items())
-    return "\n".join([*rows, "", f"Seconds of lowering: {took}. Load average when printed: {load}."])
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines += ["", *(f"* {reason}" for reason in reasons), ""]
+    return "\n".join([*lines, f"Seconds of lowering: {took}. Load average when printed: {load}."])
 
 
-def _shown(before: float, after: float) -> str:
-    if before == after:
-        return f"{before:,.0f}"
-    return f"{before:,.0f} -> {after:,.0f} ({after / before - 1:+.1%})"
+def _left(one: Cell) -> str:
+    """What is left of each figure that changed, and the seconds it took."""
+    if one.failed:
+        return "FAILED"
+    if one.refused:
+        return f"refused, {one.refused.partition(':')[0]}"
+    left = {what: after / before for what, (before, after) in one.figures.items() if before}
+    shown = [f"{what} {part:.1%}" for what, part in left.items() if part != 1]
+    return f"{', '.join(shown) or one.did.rstrip('.').rpartition(', ')[2]}; {one.seconds:.1f} s"
+
+
+def _large(value: float) -> str:
+    """A count in millions."""
+    return f"{value / 1e6:,.2f} M"
 
 
 if __name__ == "__main__":

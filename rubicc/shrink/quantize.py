@@ -121,7 +121,8 @@ def quantize(asked: Asked, settings: QuantizeSettings) -> results.Result | None:
             student.become(done.graph, learned_scales=True, trainable=lambda name: name not in own)
             done.rounded = done.after = run.score()
             if settings.train:
-                done.history = run.fit(run.settings, run.state / "run", asked.watcher)
+                known = f"quantize {settings}"  # a killed run goes on with the same widths only
+                done.history = run.fit(run.settings, run.state / "run", asked.watcher, asked=known)
                 _keep(done.history.best or run.score(), student, done, settings)
         return change(student, stored(done.graph, settings.storage), settings, done)
 

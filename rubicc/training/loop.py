@@ -227,7 +227,7 @@ class _Run:
             "RUB-TRAIN-040",
             f"step {step + 1}: {parts}, gradient norm {norm:g}; {kept}",
             where=self.data.name,
-            hint="give a smaller --lr, a larger --warmup, or --no-bf16; check the data for NaN",
+            hint="give a smaller --lr or a larger --warmup, or leave --bf16 out; check the data for NaN",
         )
 
     def _average(self, step: int) -> None:

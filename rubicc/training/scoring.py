@@ -86,7 +86,7 @@ def score(network: Network, lesson: Lesson, items: Sequence[Item], settings: Tra
             raise VerificationFailed(
                 "RUB-TRAIN-040",
                 f"validation items {first + 1} to {first + whole.size}: loss {loss:g}",
-                hint="check the validation data and the model's weights for NaN",
+                hint="give a smaller --lr; check the validation data for NaN",
             )
         losses += loss * whole.size
         if lesson.objective.kind != "none" and whole.targets is not None:
