@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ class Name:
     kind: Any = None
 
 
-class Expressions(Declarations):
+class Expressions(Declarations, ABC):
     """Translates one body. ``constants`` takes what Python source cannot hold: types and functions."""
 
     def __init__(
@@ -377,9 +378,9 @@ class Expressions(Declarations):
             if function is None or not (function.mutating or function.name == "init"):
                 raise self.fail("self changes in a function that is not mutating")
 
+    @abstractmethod
     def statement(self) -> None:
         """A statement of a closure; see :mod:`swift_bodies`."""
-        raise NotImplementedError
 
 
 STATEMENTS = {

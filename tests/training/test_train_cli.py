@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_training_data import chunk_folder
+from training_files import chunk_folder
 
 import rubicc
 from rubicc.cli.main import main

@@ -25,6 +25,7 @@ never read by looking at them but built again and compared.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -86,7 +87,7 @@ class Attention:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Spec:
+class Spec(ABC):
     """What both integer blocks have.
 
     Attributes:
@@ -104,9 +105,9 @@ class Spec:
         plain = {k: v for k, v in vars(self).items() if not isinstance(v, np.ndarray)}
         return json.dumps({**plain, **self.sizes()}, sort_keys=True)
 
+    @abstractmethod
     def sizes(self) -> dict[str, int]:
         """Sizes of the arrays."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
