@@ -82,7 +82,7 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-CLI-022": (
         "Interrupted",
         "The run was stopped by SIGINT or SIGTERM (exit code 130). Older outputs are as they were. "
-        "Run the same command again: `basecall` goes on where it stopped.",
+        "Run the same command again: `basecall`, the verbs that train and `chain` go on where they stopped.",
     ),
     "RUB-CLI-900": (
         "Internal error",
