@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_ir as ir
 import torch
 from torch import Tensor
 
@@ -71,10 +70,9 @@ def taylor(
     Raises:
         VerificationFailed: ``RUB-TRAIN-040``: loss or gradient is not finite.
     """
-    work, own = _apart(graph, groups)
-    twin = Twin(work)
+    twin = Twin(graph)
     network = Network(twin, meta).to(device).eval()
-    places = _places(work, twin, own)
+    places = _places(graph, twin, groups)
     taught = Labelled(lesson).to(torch.device(device))
     sums = {
         group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups if places[group.name]
@@ -130,49 +128,25 @@ def _summed(products: dict[str, Tensor], places: Sequence[_Place], size: int) ->
     return total
 
 
-def _apart(graph: Graph, groups: Sequence[Group]) -> tuple[Graph, dict[str, list[Member]]]:
-    """A copy in which members of one reader alone are initializers of their own, and the members there."""
-    work = graph.clone()
-    nodes, initializers = work.nodes, work.ir.initializers
-    made: dict[tuple[str, tuple[int, int]], str] = {}
-    own: dict[str, list[Member]] = {}
-    for group in groups:
-        own[group.name] = []
-        for member in group.members:
-            name = member.initializer
-            if member.use is not None:
-                key = (name, member.use)
-                node, index = nodes[member.use[0]], member.use[1]
-                if key not in made and len(initializers[name].uses()) > 1:
-                    made[key] = _copied(work, node, index, f"{name}@{member.use[0]}.{index}")
-                name = made.get(key, name)
-            own[group.name].append(Member(name, member.axis, member.positions))
-    return work, own
-
-
-def _copied(graph: Graph, node: ir.Node, index: int, name: str) -> str:
-    """Give one reader of an initializer a copy; its name."""
-    old = node.inputs[index]
-    assert old is not None
-    value = ir.Value(name=name, shape=old.shape, type=old.type, const_value=old.const_value)
-    graph.ir.register_initializer(value)
-    node.replace_input_with(index, value)
-    return name
-
-
-def _places(graph: Graph, twin: Twin, own: dict[str, list[Member]]) -> dict[str, list[_Place]]:
+def _places(graph: Graph, twin: Twin, groups: Sequence[Group]) -> dict[str, list[_Place]]:
     """By group, the weights that read its channels; all that go with them where none does."""
     learned = {name for name, _ in twin.named_parameters()}
     parameters: dict[str, list[str]] = {}
     for parameter, stored in twin.stored.items():
         if parameter in learned:
             parameters.setdefault(stored, []).append(parameter)
-    read = reading(graph)
+    initializers, read = graph.ir.initializers, reading(graph)
     found = {}
-    for name, members in own.items():
-        there = [member for member in members if member.initializer in parameters]
+    for group in groups:
+        # A vector of several readers, of which only some go, has one gradient for all: it says nothing.
+        there = [
+            member
+            for member in group.members
+            if member.initializer in parameters
+            and (member.use is None or len(initializers[member.initializer].uses()) == 1)
+        ]
         readers = [member for member in there if (member.initializer, member.axis) in read]
-        found[name] = [
+        found[group.name] = [
             _place(parameter, member)
             for member in readers or there
             for parameter in parameters[member.initializer]
