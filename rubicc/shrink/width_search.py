@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from rubicc.errors import UsageError
 from rubicc.passes.quantize.assign import Budgets, Layer, assign
 from rubicc.shrink import latency
-from rubicc.shrink import result as results
 from rubicc.training.network import Network
 from rubicc.training.scoring import mean_identity
 from rubicc.training.twin import Twin
@@ -88,7 +87,7 @@ class Meter:
         return Point(
             label,
             dict(widths),
-            results.facts(self.variants.at(widths))["bytes of weights"],
+            self.variants.nbytes(widths),
             None if self.reference is None else self.divergence(widths),
             self.identity(widths),
             latency.total(table, widths, act) if timed else None,
@@ -208,8 +207,8 @@ def _within(meter: Meter, layers: Sequence[Layer], loss: float) -> Found:
             holds(widths)
     _bisect(lambda sum_: _smallest(layers, settings.budgets, sum_), holds, *_ends(layers, closest, act))
     if settings.refine:
-        _narrow(min(holding)[2], holds, meter, layers)
-    found.widths, found.measured = min(holding)[2], meter.decoded
+        _narrow(min(holding, key=lambda row: row[:2])[2], holds, meter, layers)
+    found.widths, found.measured = min(holding, key=lambda row: row[:2])[2], meter.decoded
     found.unrefined = meter.divergence(found.widths)
     return found
 
