@@ -158,7 +158,7 @@ def _choose(student: Student, graph: Graph, settings: QuantizeSettings, run: Tra
         variants = Variants(
             graph, choices(graph, settings, (settings.bits, *settings.widths)), settings, feeds
         )
-        done = Done(graph, variants.at(widths), widths, found)
+        done = Done(graph, variants.at(widths, check=True), widths, found)
         done.points = tuple(curve(Meter(variants, None, run), ())[0]) if run and run.items else ()
         return done
     variants = Variants(graph, found, settings, feeds)
@@ -169,7 +169,7 @@ def _choose(student: Student, graph: Graph, settings: QuantizeSettings, run: Tra
     possible(layers, replace(settings.budgets, divergence=None))
     layers = variants.measured(layers, reference)
     best = search(meter, layers, settings.identity_loss)
-    done = Done(graph, variants.at(best.widths), best.widths, found, layers=layers, search=best)
+    done = Done(graph, variants.at(best.widths, check=True), best.widths, found, layers=layers, search=best)
     done.points, done.budgeted = (tuple(points) for points in curve(meter, layers))
     done.chosen = meter.point("chosen widths", best.widths)
     return done

@@ -184,6 +184,7 @@ class Variants:
     ) -> None:
         self.graph, self.choices, self.settings = graph, choices, settings
         self.options = WeightOptions(granularity=settings.granularity, least=1, symmetric=settings.symmetric)
+        self.bytes_in_float = results.facts(graph)["bytes of weights"]
         self.formats: dict[str, tuple[float, int]] = {}
         if choices.activations != FLOAT:
             nodes = [found[0].node for found in choices.sites.values()]
@@ -191,17 +192,24 @@ class Variants:
                 scale, zero = observers.unsigned_format(observer, "mse", 99.99)
                 self.formats[name] = float(scale), zero
 
-    def at(self, widths: Widths) -> Graph:
-        """A copy with these layers quantised, the others in float."""
+    def at(self, widths: Widths, *, check: bool = False) -> Graph:
+        """A copy with these layers quantised, the others in float; ``check`` verifies the graph."""
         copy = self.graph.clone()
         others = tuple(node.name or "" for node in copy.all_nodes() if node.name not in widths)
         if self.choices.activations != FLOAT:
             asked = insert.InsertOptions(self.formats, {}, "inputs", frozenset(others), widths)
-            run_pass(insert.InsertQuantisers(asked), copy, check=True)
+            run_pass(insert.InsertQuantisers(asked), copy, check=check)
             return copy
         options = replace(self.options, skip=others, widths=widths)
-        run_pass(QuantiseWeights(options), copy, check=True)
+        run_pass(QuantiseWeights(options), copy, check=check)
         return copy
+
+    def nbytes(self, widths: Widths) -> float:
+        """Bytes of all weights of the network, packed, without scales."""
+        saved = 0
+        for name, width in widths.items():
+            saved += sum(4 * s.array.size - -(-s.array.size * width // 8) for s in self.choices.sites[name])
+        return self.bytes_in_float - saved
 
     def costs(self) -> list[Layer]:
         """What every layer costs at each width it may have; no divergences yet."""

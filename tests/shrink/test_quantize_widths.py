@@ -76,7 +76,7 @@ def test_an_identity_budget_gives_the_smallest_network_that_keeps_it(tmp_path: P
     assert identity.after >= identity.before - 0.03
     found = points(report)
     ((nbytes, lost),) = found.pop("chosen")
-    assert lost == pytest.approx(identity.after, abs=1e-6) and size.after <= nbytes
+    assert lost == pytest.approx(identity.after, abs=1e-6) and size.after == nbytes
     others = [point for row in found.values() for point in row]
     assert len(others) == 6
     assert all(b >= nbytes for b, other in others if other >= identity.before - 0.03)
@@ -149,6 +149,8 @@ def test_a_latency_budget_is_kept(lstm: Path, times: dict[str, Any], tmp_path: P
     (row,) = [figure for figure in report["figures"] if figure["what"] == "latency"]
     assert row["after"] == pytest.approx(11e-3) and row["unit"] == "s"
     assert sorted(cells[3] for cells in report["tables"][0]["rows"]) == [4] * 3 + [8] * 4
+    (size,) = [figure["after"] for figure in report["figures"] if figure["what"] == "bytes of weights"]
+    assert report["plots"][0]["series"][-1]["points"][0][0] == size
     titles = [plot["title"] for plot in report["plots"]]
     assert titles == ["Size against divergence", "Latency against divergence"]
 
