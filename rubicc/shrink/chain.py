@@ -254,7 +254,7 @@ class _Work:
                 break
             log.info("%s: %s (%s)", folder, did, why)
             if did == "reuse":
-                self._put_back(folder)
+                self._settle(folder)
             else:
                 with within(f"{self.chain.source}, step {folder}"):
                     self._do(index, {**self.parts[index], "model": model}, fresh=did == "run")
@@ -311,7 +311,9 @@ class _Work:
         home, before = self.record.home, self.record.made_of(folder)
         if self.again <= index < self.end:
             return "run", "asked for"
-        if any(self.record.holds(name, wanted) for name in (folder, f"{folder}.old")):
+        # What stands aside counts only where nothing has taken its place.
+        place = folder if (home / folder).exists() else f"{folder}.old"
+        if self.record.holds(place, wanted):
             return "reuse", "nothing it is made of has changed"
         if before is None:
             return "run", "not done yet"
@@ -323,44 +325,46 @@ class _Work:
         unfinished = partial_folder(home / folder).is_dir()
         return ("go on", "unfinished") if unfinished else ("run", "not done yet")
 
-    def _put_back(self, folder: str) -> None:
-        """Where a changed recipe was changed back before its step was done: the earlier result stands."""
-        home = self.record.home
+    def _settle(self, folder: str) -> None:
+        """A reused result stands in its place, and nothing beside it: where a recipe was changed and changed
+        back before its step was done, the earlier result is put back.
+        """
+        home, old = self.record.home, f"{folder}.old"
+        _remove_partial(home / folder)
         if not (home / folder).exists():
-            self.record.steps[folder] = self.record.steps[f"{folder}.old"]
-            _remove_partial(home / folder)
+            self.record.steps[folder] = self.record.steps[old]
             self.record.write()
-            os.rename(home / f"{folder}.old", home / folder)
-            self.record.steps.pop(f"{folder}.old")
+            os.rename(home / old, home / folder)
+        self._forget(old)
 
     def _do(self, index: int, made_of: dict[str, str], *, fresh: bool) -> None:
         """Carry out one step; whatever stands whole under its name is at any moment what the record says."""
         name, home = self.chain.folders[index], self.record.home
-        folder, old = home / name, home / f"{name}.old"
         if fresh:
-            self._move_aside(folder, old)
-            _remove_partial(folder)
+            self._move_aside(name)
+            _remove_partial(home / name)
         self.record.steps[name] = made_of
         self.record.write()
-        step, model = self.chain.steps[index], self.chain.model
-        if index:
-            model = home / self.chain.folders[index - 1]
-        _verb(step, model, folder, self.readings[index], self.watcher)
-        self.record.steps.pop(old.name, None)
-        self.record.write()
-        shutil.rmtree(old, ignore_errors=True)
+        model = home / self.chain.folders[index - 1] if index else self.chain.model
+        _verb(self.chain.steps[index], model, home / name, self.readings[index], self.watcher)
+        self._forget(f"{name}.old")
 
-    def _move_aside(self, folder: Path, old: Path) -> None:
+    def _move_aside(self, name: str) -> None:
+        folder, old = self.record.home / name, f"{name}.old"
         check_replaceable(folder, force=True)
-        if not folder.exists():
-            return
-        self.record.steps.pop(old.name, None)
-        self.record.write()
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.name in self.record.steps:
-            self.record.steps[old.name] = self.record.steps[folder.name]
-        self.record.write()
-        os.rename(folder, old)
+        if folder.exists():
+            self._forget(old)
+            if name in self.record.steps:
+                self.record.steps[old] = self.record.steps[name]
+                self.record.write()
+            os.rename(folder, self.record.home / old)
+
+    def _forget(self, old: str) -> None:
+        """Remove what stood aside, where there is something."""
+        if self.record.steps.pop(old, None) is not None:
+            self.record.write()
+        if (self.record.home / old).exists():
+            shutil.rmtree(self.record.home / old, ignore_errors=True)
 
     def _model_of(self, folder: str) -> str:
         for name in (folder, f"{folder}.old"):
@@ -390,5 +394,12 @@ def _verb(step: Step, model: Any, out: Path, reading: Settings, watcher: Watcher
 def _remove_partial(folder: Path) -> None:
     """What an unfinished run of other settings left; what is not ours the verb refuses."""
     partial = partial_folder(folder)
-    if (partial / "lock").is_file():
-        shutil.rmtree(partial, ignore_errors=True)
+    if not (partial / "lock").is_file():
+        return
+    # The lock says whose it is, so it goes last.
+    for inside in partial.iterdir():
+        if inside.is_dir() and not inside.is_symlink():
+            shutil.rmtree(inside, ignore_errors=True)
+        elif inside.name != "lock":
+            inside.unlink()
+    shutil.rmtree(partial, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import json
 import os
@@ -23,10 +24,13 @@ from rubicc.cli.init import CHAIN
 from rubicc.cli.main import main
 from rubicc.errors import RubiccError, UsageError
 from rubicc.evidence import change, manifest
+from rubicc.evidence.staging import StagedDir
 from rubicc.frontend import checkpoint, read_model
 from rubicc.models import registry
 from rubicc.passes.prune.channels import ChannelOptions
+from rubicc.shrink import chain
 from rubicc.shrink.chain import VERBS, Chain, Step, Wish
+from rubicc.shrink.chain_record import Record
 from rubicc.shrink.fingerprint import Files, digest
 from rubicc.shrink.prune import PruneSettings
 from rubicc.shrink.skip_schedule import SkipSettings
@@ -302,6 +306,88 @@ def test_killed_in_the_second_step_it_goes_on_there(home: Path) -> None:
     assert len(steps) == 7
 
 
+@pytest.mark.slow
+def test_killed_again_and_again(home: Path) -> None:
+    """kill -9 after every third step of a training, and in between: each run gets further."""
+    whole = hashes(home / "out")
+    shutil.rmtree(home / "out")
+    words = [sys.executable, "-c", KILLED, str(home / "chain.yaml"), str(home / "out"), "3"]
+    codes = []
+    while not codes or codes[-1]:
+        codes.append(subprocess.run(words, timeout=200).returncode)
+        assert codes[-1] in (0, -signal.SIGKILL) and len(codes) < 9
+    assert len(codes) == 5 and hashes(home / "out") == whole
+
+
+class Stopped(Exception):
+    """In place of a kill."""
+
+
+def fake_chain(*shares: float) -> Chain:
+    """Steps whose result says in a line what it was made of."""
+    return Chain("m", tuple(Step("prune", f"s{i}", share) for i, share in enumerate(shares)))
+
+
+def fake_verb(step: Step, model: Any, out: Path, reading: Any, watcher: Any) -> None:
+    before = (model / "model.onnx").read_text() if isinstance(model, Path) else str(model)
+    state = out.with_name(f"{out.name}.partial")
+    state.mkdir(exist_ok=True)
+    (state / "lock").touch()
+    if (state / "made of").exists():
+        assert (state / "made of").read_text() == str(step.settings), "the state is of other settings"
+    (state / "made of").write_text(str(step.settings))
+    os.rename(state / "made of", state / "made of")  # here a run may be stopped, too
+    with StagedDir(out) as staged:
+        (staged.path / "model.onnx").write_text(f"{before} {step.settings}")
+        staged.commit(manifest.Manifest(target="model"))
+    shutil.rmtree(state)
+
+
+class Stops:
+    """Stops a run before the ``left``-th change of the disk."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, left: int) -> None:
+        self.left = left
+        for place, name in ((Record, "write"), (os, "rename"), (shutil, "rmtree"), (chain, "_verb")):
+            patch.setattr(place, name, self.counted(getattr(place, name)))
+
+    def counted(self, work: Any) -> Any:
+        def counting(*args: Any, **more: Any) -> Any:
+            self.left -= 1
+            if not self.left:
+                raise Stopped
+            return work(*args, **more)
+
+        return counting
+
+
+def test_stopped_before_any_change_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a finished chain to another one, stopped anywhere; then on, or back: nothing wrong is reused."""
+    monkeypatch.setattr(chain, "_verb", fake_verb)
+    monkeypatch.setattr(chain._Work, "_first_model", lambda work: "m")
+    monkeypatch.setattr(chain.chain_report, "tell", lambda *given: None)
+    first, second = fake_chain(0.1, 0.2, 0.3), fake_chain(0.1, 0.5, 0.3)
+    api.chain(first, out=tmp_path / "start")
+    stops = 0
+    for goes_on, ends in ((second, "m 0.1 0.5 0.3"), (first, "m 0.1 0.2 0.3")):
+        for left in range(1, 99):
+            out = tmp_path / f"{left}-{ends[6:9]}"
+            shutil.copytree(tmp_path / "start", out)
+            with monkeypatch.context() as patch:
+                stop = Stops(patch, left)
+                with contextlib.suppress(Stopped):
+                    api.chain(second, out=out)
+            said = api.chain(goes_on, out=out)
+            assert (out / "3-s2" / "model.onnx").read_text() == ends, left
+            assert said.steps[0].did == "reused"
+            assert [step.did for step in api.chain(goes_on, out=out).steps] == ["reused"] * 3
+            assert not [path.name for path in out.iterdir() if path.name.endswith((".old", ".partial"))], left
+            if stop.left > 0:
+                break
+            stops += 1
+    assert stops > 20
+
+
 def test_what_stood_there_outlives_a_step_that_fails(home: Path) -> None:
     """New settings that fail leave the old result, and changing them back costs nothing."""
     before = hashes(home / "out")
@@ -482,10 +568,10 @@ steps:
     (made / "forms.yaml").write_text(text)
     (made / "settings.yaml").write_text("steps: 7\n")
     (made / "config.yaml").write_text("size: 8\n")
-    chain = read_chain(made / "forms.yaml", ["--threads=1", "--allow-code"])
-    assert chain.reading.arch_config == {"size": 8} and chain.model == str(made / "model.pt")
-    assert chain.folders == ("1-5", "2-prune", "3-train", "4-train-2", "5-compile")
-    cut, zero, first, second, built = chain.steps
+    found = read_chain(made / "forms.yaml", ["--threads=1", "--allow-code"])
+    assert found.reading.arch_config == {"size": 8} and found.model == str(made / "model.pt")
+    assert found.folders == ("1-5", "2-prune", "3-train", "4-train-2", "5-compile")
+    cut, zero, first, second, built = found.steps
     channels = cut.settings.channels
     assert channels.shares == {"gru.*": 0.75, "b": 0.5} and channels.skip == ("x",)
     assert channels.inside and not channels.norms and cut.settings.weights.layers == {"a": 0.5}
@@ -512,8 +598,8 @@ def test_init_writes_a_recipe_whose_every_key_is_known(
     text = re.sub(r"# (?=[a-z_]+: |- [a-z]+: \{)", "", CHAIN).replace("bits: 8", "")
     text = re.sub(r"^ *(arch|arch_config|input|teacher_arch|validation): .*\n", "", text, flags=re.M)
     (tmp_path / "second.yaml").write_text(text)
-    chain = read_chain(tmp_path / "second.yaml")
-    assert len(chain.steps) == 5 and chain.steps[1].settings.channels.shares == {"gru.*": 0.75}
+    steps = read_chain(tmp_path / "second.yaml").steps
+    assert len(steps) == 5 and steps[1].settings.channels.shares == {"gru.*": 0.75}
 
 
 FOLDERS_OF_INIT = ("1-skipclip", "2-half", "3-quantize", "4-compile")
@@ -524,11 +610,11 @@ FOLDERS_OF_INIT = ("1-skipclip", "2-half", "3-quantize", "4-compile")
 
 def test_from_python(made: Path, tmp_path: Path) -> None:
     settings = PruneSettings(ChannelOptions(ratio=0.5))
-    chain = Chain(made / "model.pt", (Step("skipclip", "a", SkipSettings()), Step("prune", "b", settings)))
-    out = api.chain(chain, out=tmp_path / "out")
+    steps = (Step("skipclip", "a", SkipSettings()), Step("prune", "b", settings))
+    out = api.chain(Chain(made / "model.pt", steps), out=tmp_path / "out")
     assert [step.folder for step in out.steps] == ["1-a", "2-b"] and out.report is not None
     assert out.report.figure("identity") is None
-    again = api.chain(chain, out=tmp_path / "out")
+    again = api.chain(Chain(made / "model.pt", steps), out=tmp_path / "out")
     assert [step.did for step in again.steps] == ["reused", "reused"]
     assert again.report is not None and again.report.not_measured
     assert again.report.tables[0].rows[2][5] == "-"
