@@ -43,6 +43,7 @@ def quantised(model: Path, out: Path, training: dict[str, Any] | None = None, **
     return made, load_graph(out / "model.onnx")
 
 
+@pytest.mark.slow  # LSTMs do the same in test_quantize_widths.py
 @pytest.mark.parametrize("options", [{}, {"symmetric": False, "granularity": "tensor"}])
 def test_storages_compute_the_same(model: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     kinds = ("quantisers", "int8", "float")
@@ -91,11 +92,3 @@ def test_refused(what: str, model: Path, tmp_path: Path, capsys: pytest.CaptureF
     flags, code = REFUSED[what]
     assert main(["quantize", str(model), "-o", str(tmp_path / "out"), *flags]) == 2
     assert code in capsys.readouterr().err and not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", ["cpu", "coreml"])
-def test_the_result_compiles(target: str, model: Path, tmp_path: Path) -> None:
-    quantised(model, tmp_path / "q", bits=4)
-    assert main(["compile", str(tmp_path / "q"), "--target", target, "-o", str(tmp_path / "out"), "-q"]) == 0
-    assert (tmp_path / "out" / "manifest.json").is_file()
