@@ -85,8 +85,8 @@ ARMS: dict[str, Arm] = {
     ),
     "taiyaki v1 (36.4 % zeros), no training": Arm(("prune", "--layers", "v1"), seeds=1),
     "taiyaki v2 (48.5 % zeros), no training": Arm(("prune", "--layers", "v2"), seeds=1),
-    "taiyaki v1 (36.4 % zeros)": Arm(("prune", "--layers", "v1"), steps=250, lr=0.004),
-    "taiyaki v2 (48.5 % zeros)": Arm(("prune", "--layers", "v2"), steps=250, lr=0.004),
+    "taiyaki v1 (36.4 % zeros)": Arm(("prune", "--layers", "v1", *WIDE), steps=1500, lr=0.004),
+    "taiyaki v2 (48.5 % zeros)": Arm(("prune", "--layers", "v2", *WIDE), steps=1500, lr=0.004),
     **{
         f"{share} % zeros, no training": Arm(("prune", "--sparsity", f"{share}%"), seeds=1)
         for share in (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
