@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ["XDG_CACHE_HOME"] = before
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Weights drawn without a seed are the same whatever ran before, and on whichever worker."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def own_logging() -> Iterator[None]:
     """A verb run in this process sets up logging for its own process; the next test starts without it."""
@@ -41,6 +49,17 @@ def own_logging() -> Iterator[None]:
     for log, (handlers, level, propagate, disabled) in zip(loggers, before, strict=True):
         log.handlers[:], log.propagate, log.disabled = handlers, propagate, disabled
         log.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> Iterator[None]:
+    """A verb run in this process with ``--threads`` sets torch's; the next test starts with its own again."""
+    torch = sys.modules.get("torch")
+    before = int(os.environ["OMP_NUM_THREADS"]) if torch is None else torch.get_num_threads()
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != before:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from rubicc.training import state as states
 from rubicc.training.history import STEPS, VALIDATIONS
 
 TOY = Path(__file__).with_name("toy_training.py")
+Whole = tuple[list[float], dict[str, torch.Tensor], Path]
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
@@ -41,15 +43,16 @@ def kill_after(folder: Path, rows: int, fraction: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], dict[str, torch.Tensor], Path]:
-    folder = tmp_path_factory.mktemp("whole")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+    folder, threads = tmp_path_factory.mktemp("whole"), torch.get_num_threads()
     torch.set_num_threads(1)
     network = toy()
     history = run(folder, network=network)
-    return curve(history), dict(network.state_dict()), folder
+    yield curve(history), dict(network.state_dict()), folder
+    torch.set_num_threads(threads)
 
 
-def the_same(folder: Path, whole: tuple[list[float], dict[str, torch.Tensor], Path]) -> None:
+def the_same(folder: Path, whole: Whole) -> None:
     network = toy(seed=5)  # whatever it starts from, the state replaces it
     history = run(folder, network=network)
     assert curve(history) == whole[0]
@@ -57,18 +60,14 @@ def the_same(folder: Path, whole: tuple[list[float], dict[str, torch.Tensor], Pa
     assert (folder / VALIDATIONS).read_bytes() == (whole[2] / VALIDATIONS).read_bytes()
 
 
-def test_a_killed_process_goes_on_bit_for_bit(
-    tmp_path: Path, whole: tuple[list[float], dict[str, torch.Tensor], Path]
-) -> None:
+def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path, whole: Whole) -> None:
     kill_after(tmp_path, 6, 0.5)
     assert (tmp_path / states.FILE).exists() and 6 <= lines(tmp_path / STEPS) < SETTINGS.steps
     the_same(tmp_path, whole)
 
 
 @pytest.mark.slow
-def test_killed_again_and_again(
-    tmp_path: Path, whole: tuple[list[float], dict[str, torch.Tensor], Path]
-) -> None:
+def test_killed_again_and_again(tmp_path: Path, whole: Whole) -> None:
     chance = random.Random(1)
     for trial in range(4):
         folder = tmp_path / str(trial)
@@ -77,9 +76,7 @@ def test_killed_again_and_again(
         the_same(folder, whole)
 
 
-def test_logs_behind_the_state_are_cut(
-    tmp_path: Path, whole: tuple[list[float], dict[str, torch.Tensor], Path]
-) -> None:
+def test_logs_behind_the_state_are_cut(tmp_path: Path, whole: Whole) -> None:
     """A kill between log and state: rows of steps that are done again must not stand twice."""
     kill_after(tmp_path, 4, 0.0)
     with (tmp_path / STEPS).open("a") as file:
