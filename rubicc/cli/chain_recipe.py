@@ -17,8 +17,8 @@ from rubicc.cli.main import VERBS
 from rubicc.cli.parser import Parser, add_reading
 from rubicc.cli.train import add_training
 from rubicc.errors import UsageError
-from rubicc.shrink.chain import COMPILE, Chain, Step, within, wrong
-from rubicc.shrink.chain import VERBS as CHAINED
+from rubicc.shrink.chain_steps import COMPILE, Chain, Step, within, wrong
+from rubicc.shrink.chain_steps import VERBS as CHAINED
 from rubicc.text import did_you_mean
 
 if TYPE_CHECKING:

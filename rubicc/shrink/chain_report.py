@@ -17,7 +17,8 @@ from rubicc.evidence.report import REPORT_HTML, REPORT_JSON, NotMeasured, Report
 from rubicc.evidence.staging import StagedFile
 
 if TYPE_CHECKING:
-    from rubicc.shrink.chain import Chain, Done
+    from rubicc.shrink.chain import Done
+    from rubicc.shrink.chain_steps import Chain
 
 COSTS = ("parameters", "MACs", "BOPs", "bytes of weights")
 IDENTITY = "identity"

