@@ -74,6 +74,9 @@ ARMS: dict[str, Arm] = {
     "student with skips": Arm(("train",), "with_skips", STUDENT_STEPS, 0.006),
     "student trained without skips": Arm(("train",), "without_skips", STUDENT_STEPS, 0.006),
     "student, skips removed on the way": Arm(("skipclip",), "with_skips", STUDENT_STEPS, 0.006),
+    "prune to 25 % MACs": Arm(
+        ("prune", "--macs", "25%", "--align", "4", "--importance", "taylor", *WIDE), steps=7500, lr=0.01
+    ),
     "prune to 25 % MACs, short": Arm(("prune", "--macs", "25%", "--align", "8"), steps=2500, lr=0.01),
     "int8 weights and activations": Arm(("quantize", "--bits", "8", "--activations", "8"), seeds=1),
     "mean 5.5 bits, no training": Arm(("quantize", "--weights-mean-bits", "5.5"), seeds=1),
