@@ -156,7 +156,8 @@ def _fused(
     """One kernel for the whole sequence; a lone backward direction is the forward one of the turned input."""
     kernel: Callable[..., Any] = getattr(torch._VF, form.fused)
     flat = _flat_weights(form, w, r, b)
-    rest = flat, b is not None, 1, 0.0, False, form.directions == 2
+    # Without dropout "training" changes no number; cuDNN keeps what its backward pass needs only then.
+    rest = flat, b is not None, 1, 0.0, torch.is_grad_enabled(), form.directions == 2
     first: Any = list(states) if form.states == 2 else states[0]
     if lengths is None:
         y, *finals = kernel(x.flip(0) if form.reverse else x, first, *rest, False)
