@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, (metavar, words, _) in BUDGETS.items():
         group.add_argument(f"--{name}", metavar=metavar, help=words)
     group.add_argument(
-        "--latency", metavar="TABLE.json", help="seconds by layer and widths (docs/quantisation.md)"
+        "--latency", metavar="FILE", help="table of seconds by layer and widths (docs/quantisation.md)"
     )
     group.add_argument("--latency-budget", metavar="TIME", help="within that table, e.g. 5ms")
     group.add_argument(

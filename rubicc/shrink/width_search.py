@@ -27,7 +27,7 @@ SHARES = (0.25, 0.5, 0.75)  # of the way from the narrowest to the widest: budge
 
 @dataclass(frozen=True)
 class Point:
-    """Widths, and what was measured of them.
+    """What was measured of some widths.
 
     Attributes:
         nbytes: of all weights of the network, packed.
@@ -35,7 +35,6 @@ class Point:
     """
 
     label: str
-    widths: Mapping[str, int]
     nbytes: float
     divergence: float | None = None
     identity: float | None = None
@@ -86,7 +85,6 @@ class Meter:
         timed = all((width, act) in table.get(name, {}) for name, width in widths.items()) and bool(table)
         return Point(
             label,
-            dict(widths),
             self.variants.nbytes(widths),
             None if self.reference is None else self.divergence(widths),
             self.identity(widths),
@@ -104,9 +102,9 @@ class Found:
     """The widths that were chosen.
 
     Attributes:
-        trials: assignments whose divergence was measured to refine the first one.
-        measured: assignments whose identity was measured to keep its budget.
-        unrefined: divergence before refinement.
+        trials, unrefined: networks whose divergence was measured to refine the first one, and that of the
+            first.
+        measured: networks whose identity was measured to keep its budget; then nothing was refined so.
     """
 
     widths: dict[str, int]
@@ -139,6 +137,13 @@ def _cost(layers: Sequence[Layer], name: str, widths: Widths, activations: int) 
     return sum(layer.cost(name, (widths[layer.name], activations)) for layer in layers)
 
 
+def _kept(layers: Sequence[Layer], limits: Mapping[str, float], widths: Widths, activations: int) -> bool:
+    """Whether the layers may have these widths, and the limits hold with them."""
+    if any((widths[layer.name], activations) not in layer.divergence for layer in layers):
+        return False
+    return all(_cost(layers, name, widths, activations) <= limit for name, limit in limits.items())
+
+
 def _exchange(found: Found, meter: Meter, layers: Sequence[Layer]) -> None:
     """Widen one layer, narrow another where the budgets want it; what does not help is taken back."""
     act, own = meter.variants.choices.activations, _own(layers)
@@ -156,7 +161,7 @@ def _exchange(found: Found, meter: Meter, layers: Sequence[Layer]) -> None:
             narrower = _step(own[down], found.widths[down], -1) if down else None
             if narrower is not None:
                 trial[down] = narrower
-            if any(_cost(layers, n, trial, act) > limit for n, limit in limits.items()):
+            if not _kept(layers, limits, trial, act):
                 continue
             found.trials += 1
             if meter.divergence(trial) < best:
@@ -203,13 +208,12 @@ def _within(meter: Meter, layers: Sequence[Layer], loss: float) -> Found:
         )
     limits = settings.budgets.limits(layers)
     for widths in (*_uniform(meter).values(), *_by_mean(layers).values()):
-        if all(_cost(layers, name, widths, act) <= limit for name, limit in limits.items()):
+        if _kept(layers, limits, widths, act):
             holds(widths)
     _bisect(lambda sum_: _smallest(layers, settings.budgets, sum_), holds, *_ends(layers, closest, act))
     if settings.refine:
         _narrow(min(holding, key=lambda row: row[:2])[2], holds, meter, layers)
     found.widths, found.measured = min(holding, key=lambda row: row[:2])[2], meter.decoded
-    found.unrefined = meter.divergence(found.widths)
     return found
 
 
@@ -284,7 +288,7 @@ def _narrow(
         _, name, width = min(rows)
         done.add((name, width))
         trial = widths | {name: width}
-        if all(_cost(layers, n, trial, act) <= limit for n, limit in limits.items()) and holds(trial):
+        if _kept(layers, limits, trial, act) and holds(trial):
             widths = trial
 
 
