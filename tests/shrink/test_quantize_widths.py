@@ -84,6 +84,7 @@ def test_an_identity_budget_gives_the_smallest_network_that_keeps_it(tmp_path: P
     assert len(set(widths(graph).values())) > 1 and "decoded" in report.headline
 
 
+@pytest.mark.slow
 def test_training_that_loses_the_identity_is_left(tmp_path: Path) -> None:
     """A step of far too large a rate: the result is the network as it was rounded."""
     report, graph = quantised(DEMO, tmp_path / "q", DATA, identity_loss=0.02, widths=(8,))
@@ -172,7 +173,10 @@ def test_fisher_through_the_verb(lstm: Path, tmp_path: Path) -> None:
     assert not np.allclose(*found)
 
 
-@pytest.mark.parametrize("options", [{}, {"symmetric": False, "granularity": "tensor"}])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({}, marks=pytest.mark.slow), {"symmetric": False, "granularity": "tensor"}],
+)
 def test_lstm_storages_compute_the_same(lstm: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     kinds = ("quantisers", "int8", "float")
     graphs = {kind: quantised(lstm, tmp_path / kind, storage=kind, **options)[1] for kind in kinds}
