@@ -140,7 +140,11 @@ def _figures(told: Sequence[_Told]) -> tuple[Figure, ...]:
 def _headline(told: Sequence[_Told], figures: Sequence[Figure]) -> str:
     names = ", ".join(one.done.folder for one in told)
     shown = ChangeReport("", "", "", tuple(figures)).lines()
-    words = [f"{what} {was} to {now}" for what, was, now, _ in shown if what in ("parameters", IDENTITY)]
+    words = [
+        f"{what} {now}" if was == "-" else f"{what} {was} to {now}"
+        for what, was, now, _ in shown
+        if what in ("parameters", IDENTITY) and now != "-"
+    ]
     if not isinstance(told[-1].report, ChangeReport):
         words.append(f"artefact {told[-1].report.verdict}")
     return f"{names}: {', '.join(words)}."
