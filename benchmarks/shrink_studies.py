@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
+
 HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("RUBICC_SHARED_DATA", HERE.parents[1] / "shared" / "data"))
 MGRU = SHARED / "weights" / "r9_mgru_flipflop.safetensors"
@@ -43,6 +45,8 @@ class Arm:
         model: ``mgru``, or a factory of ``flipflop_student``.
         steps: of distillation from the mGru; 0: nothing is trained.
         lr: where the rate begins to fall.
+        every: trained on the six reads as well (as raw reads; choices on parts of reads held out), and scored
+            on the seventh alone, which no choice has seen then.
         seeds: how many; 1 where nothing is random.
     """
 
@@ -51,6 +55,7 @@ class Arm:
     steps: int = 0
     lr: float = 0.001
     seeds: int = 3
+    every: bool = False
 
 
 def _taiyaki(first: int, recurrent: int) -> str:
@@ -74,9 +79,16 @@ ARMS: dict[str, Arm] = {
     "student with skips": Arm(("train",), "with_skips", STUDENT_STEPS, 0.006),
     "student trained without skips": Arm(("train",), "without_skips", STUDENT_STEPS, 0.006),
     "student, skips removed on the way": Arm(("skipclip",), "with_skips", STUDENT_STEPS, 0.006),
-    "prune to 25 % MACs": Arm(
-        ("prune", "--macs", "25%", "--align", "4", "--importance", "taylor", *WIDE), steps=7500, lr=0.01
-    ),
+    **{
+        f"prune to {share} % MACs, all reads": Arm(
+            ("prune", "--macs", f"{share}%", "--align", "4", "--importance", "taylor", *WIDE),
+            steps=3000,
+            lr=0.01,
+            every=True,
+        )
+        for share in (50, 25)
+    },
+    "mgru in float, all reads": Arm(("compile", "--target", "cpu"), seeds=1, every=True),
     "prune to 25 % MACs, short": Arm(("prune", "--macs", "25%", "--align", "8"), steps=2500, lr=0.01),
     "int8 weights and activations": Arm(("quantize", "--bits", "8", "--activations", "8"), seeds=1),
     "mean 5.5 bits, no training": Arm(("quantize", "--weights-mean-bits", "5.5"), seeds=1),
@@ -137,7 +149,7 @@ def run(folder: Path, name: str, seed: int) -> None:
             print(f"{key}: {made.stderr[-2000:]}", file=sys.stderr)
             return
     seconds = time.perf_counter() - began
-    scores = score(out)
+    scores = score(out, ARMS[name].every)
     report = json.loads((out / "report.json").read_text())
     figures = {row["what"]: row["after"] for row in report.get("figures", ())}
     with LOCK:
@@ -166,8 +178,10 @@ def command(folder: Path, arm: Arm, seed: int, out: Path) -> list[str]:
         return words
     if words[0] == "quantize" or arm.steps:
         reads = [path for path in sorted((SHARED / "r9_reads").glob("*.fast5")) if not scored(path)]
+        reads += as_raw(folder) if arm.every else []
         words += ["--data", *map(str, reads), "--teacher", str(MGRU), "--teacher-arch", "taiyaki-mgru"]
-        words += ["--validation", str(CHOICES), "--seed", str(seed), "--chunk", "2400"]
+        words += ["--seed", str(seed), "--chunk", "2400"]
+        words += [] if arm.every else ["--validation", str(CHOICES)]
         words += [] if "--copies" in words else ["--copies", "4"]
     if arm.steps:
         words += ["--alpha", "1", "--lr", str(arm.lr)]
@@ -175,19 +189,35 @@ def command(folder: Path, arm: Arm, seed: int, out: Path) -> list[str]:
     return [*words, "--epochs", "0"] if "--data" in words else words
 
 
+def six() -> list[Path]:
+    """The mapped reads but that for choices."""
+    return [path for path in sorted((SHARED / "mapped").glob("*.npz")) if path != CHOICES]
+
+
+def as_raw(folder: Path) -> list[Path]:
+    """The six without their bases, as a teacher labels them."""
+    home = folder / "reads"
+    home.mkdir(exist_ok=True)
+    for path in six():
+        with np.load(path, allow_pickle=False) as arrays:
+            kept = {n: arrays[n] for n in ("dac", "offset", "range", "digitisation", "sampling_rate")}
+        np.savez(home / path.name, **kept)
+    return [home / path.name for path in six()]
+
+
 def scored(path: Path) -> bool:
     """Whether a raw read is scored."""
     return path.name.startswith(SCORED_RAW)
 
 
-def score(result: Path) -> dict[str, dict]:
-    """What `rubicc evaluate` says of the calls of each mapped read."""
+def score(result: Path, every: bool) -> dict[str, dict]:
+    """What `rubicc evaluate` says of the calls of each mapped read, or of the seventh."""
     calls = result.with_suffix(".fasta")
-    reads = [str(path) for path in sorted((SHARED / "mapped").glob("*.npz")) if path != CHOICES]
+    reads = [str(CHOICES)] if every else list(map(str, six()))
     made = rubicc(["basecall", str(result), *reads, "-o", str(calls), "--force", "--quiet", "--threads", "1"])
     if made.returncode:
         raise SystemExit(made.stderr)
-    truth = str(SHARED / "mapped" / "references_train.fasta")
+    truth = str(SHARED / "mapped" / f"references_{'valid' if every else 'train'}.fasta")
     made = rubicc(["evaluate", str(calls), "--reference", truth, "--whole-reference", "--format", "json"])
     if made.returncode:
         raise SystemExit(made.stderr)
