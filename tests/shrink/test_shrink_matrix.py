@@ -14,6 +14,7 @@ import pytest
 from rubicc import api
 from rubicc.cli.main import main
 from rubicc.errors import RubiccError
+from rubicc.evidence import change
 from rubicc.evidence.change import ChangeReport
 from rubicc.frontend import checkpoint, read_model
 from rubicc.ir.executor import execute
@@ -229,7 +230,7 @@ def test_cell_of_a_checkpoint(
         assert graph is not None
         found, wanted = execute(again, given), execute(graph, given)
         assert all(np.array_equal(found[key], wanted[key]) for key in wanted)
-    check(name, verb, model.graph, ChangeReport.from_dict(told["result"]), out)
+    check(name, verb, model.graph, change.read(out), out)
 
 
 def test_no_cell_is_left_out() -> None:
