@@ -82,9 +82,7 @@ class Budgets:
         return found
 
 
-def assign(
-    layers: Sequence[Layer], budgets: Budgets, *, smallest: bool | None = None
-) -> dict[str, Pair]:
+def assign(layers: Sequence[Layer], budgets: Budgets, *, smallest: bool | None = None) -> dict[str, Pair]:
     """The widths of each layer.
 
     Args:
