@@ -136,7 +136,9 @@ def quantised(net: Net) -> None:
 
 @block
 def quantised_weights(net: Net) -> None:
-    weight, scale = net.ints(6, net.channels, 3), net.given(2.0 ** net.rng.integers(-1, 1, (6, 1, 1)))
+    # Every channel has another scale, or moved ones would not be noticed.
+    scale = net.given(2.0 ** (net.rng.permutation(6) - 3.0).reshape(6, 1, 1))
+    weight = net.ints(6, net.channels, 3)
     zero, bits = net.given(np.float32(0)), net.given(np.float32(2))
     rounded = net.emit("Quant", f"{weight} {scale} {zero} {bits}", **SIGNED)
     net.then("Conv", rounded, pads=[1, 1])
