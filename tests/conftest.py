@@ -19,6 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers fill the cores; more thre
     os.environ["OMP_NUM_THREADS"] = "1"
 else:
     os.environ.setdefault("OMP_NUM_THREADS", "2")
+THREADS = int(os.environ["OMP_NUM_THREADS"])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,31 +36,25 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Weights drawn without a seed are the same whatever ran before, and on whichever worker."""
+    """Fixtures that draw weights without a seed draw the same, whatever ran before."""
     if (torch := sys.modules.get("torch")) is not None:
         torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
-def own_logging() -> Iterator[None]:
-    """A verb run in this process sets up logging for its own process; the next test starts without it."""
-    loggers = [logging.getLogger(name) for name in (None, "rubicc")]
-    before = [(log.handlers[:], log.level, log.propagate, log.disabled) for log in loggers]
-    yield
-    for log, (handlers, level, propagate, disabled) in zip(loggers, before, strict=True):
-        log.handlers[:], log.propagate, log.disabled = handlers, propagate, disabled
-        log.setLevel(level)
+def alike() -> None:
+    """Every test starts alike, whatever a verb set for its own process in a test or a shared fixture before.
 
-
-@pytest.fixture(autouse=True)
-def own_threads() -> Iterator[None]:
-    """A verb run in this process with ``--threads`` sets torch's; the next test starts with its own again."""
-    torch = sys.modules.get("torch")
-    before = int(os.environ["OMP_NUM_THREADS"]) if torch is None else torch.get_num_threads()
-    yield
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.get_num_threads() != before:
-        torch.set_num_threads(before)
+    That is where records of the logger ``rubicc`` go, torch's threads, and its global generator.
+    """
+    log = logging.getLogger("rubicc")
+    log.handlers[:], log.propagate, log.disabled = [], True, False
+    log.setLevel(logging.NOTSET)
+    logging.getLogger().setLevel(logging.WARNING)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(0)
+        if torch.get_num_threads() != THREADS:
+            torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")

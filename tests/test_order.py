@@ -13,6 +13,16 @@ from rubicc.cli.main import main
 FOUND: list[tuple[bool, int, float]] = []
 
 
+@pytest.fixture(scope="module", autouse=True)
+def before_any_test(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Fixtures run verbs as well, and before anything that belongs to one test."""
+    here = tmp_path_factory.mktemp("order")
+    assert (
+        main(["prune", str(here / "none.pt"), "--ratio", "50%", "-o", str(here / "out"), "--threads", "5"])
+        != 0
+    )
+
+
 def state() -> tuple[bool, int, float]:
     """Whether log records reach pytest, torch's threads, and the next number of its global generator."""
     return logging.getLogger("rubicc").propagate, torch.get_num_threads(), float(torch.rand(()))
