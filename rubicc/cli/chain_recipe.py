@@ -17,7 +17,7 @@ from rubicc.cli.main import VERBS
 from rubicc.cli.parser import Parser, add_reading
 from rubicc.cli.train import add_training
 from rubicc.errors import UsageError
-from rubicc.shrink.chain_steps import COMPILE, Chain, Step, within, wrong
+from rubicc.shrink.chain_steps import COMPILE, Chain, Step, no_verb, within, wrong
 from rubicc.shrink.chain_steps import VERBS as CHAINED
 from rubicc.text import did_you_mean
 
@@ -94,9 +94,7 @@ def _written(place: int, item: Any) -> tuple[str, dict[str, Any]]:
         raise wrong("a step is one verb with its options", f"step {place}", hint)
     ((verb, options),) = item.items()
     if verb not in CHAINED:
-        known = ", ".join(CHAINED)
-        hint = did_you_mean(verb, CHAINED, f"give one of {known}")
-        raise wrong(f"{verb[:60]!r} is no verb of a chain", f"step {place}", hint)
+        raise no_verb(verb, f"step {place}")
     if options is not None and not isinstance(options, dict):
         what, where = "options are a mapping of keys", f"step {place} ({verb})"
         raise wrong(what, where, f"write for example `- {verb}: {{name: {verb}}}`")

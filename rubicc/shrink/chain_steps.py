@@ -22,6 +22,12 @@ def wrong(what: str, where: str = "", hint: str = "") -> UsageError:
     return UsageError("RUB-SHRINK-090", what, where=where, hint=hint)
 
 
+def no_verb(name: str, where: str) -> UsageError:
+    """A step that is called like nothing a chain can do."""
+    hint = did_you_mean(name, VERBS, f"give one of {', '.join(VERBS)}")
+    return wrong(f"{name[:60]!r} is no verb of a chain", where, hint)
+
+
 @contextlib.contextmanager
 def within(where: str) -> Iterator[None]:
     """Errors say where in a recipe they came up."""
@@ -82,11 +88,7 @@ class Chain:
         for place, step in enumerate(self.steps, 1):
             where = f"step {place} ({step.verb})"
             if step.verb not in VERBS:
-                raise wrong(
-                    f"{step.verb!r} is no verb of a chain",
-                    where,
-                    did_you_mean(step.verb, VERBS, f"give one of {', '.join(VERBS)}"),
-                )
+                raise no_verb(step.verb, where)
             if not NAME.fullmatch(step.name):
                 what = f"name {step.name[:60]!r} cannot be that of a folder"
                 raise wrong(what, where, "use at most 48 letters, digits, _ and -, such as half-size")

@@ -1,4 +1,4 @@
-"""What a step of a chain was made of, as digests: equal digests, equal result."""
+"""What a result is made of, as digests: equal digests, equal result."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ class Files:
         return str(before[2])
 
 
-def digest(value: Any, files: Files) -> str:
+def digest(value: Any, files: Files | None = None) -> str:
     """Of any settings: dataclasses, plain values, arrays; paths stand for what lies there.
 
     Raises:
         UsageError: ``RUB-SHRINK-090``: it holds something that cannot be told apart, such as a function.
     """
-    return hashlib.sha256(json.dumps(_plain(value, files), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_plain(value, files or Files()), sort_keys=True).encode()).hexdigest()
 
 
 def _plain(value: Any, files: Files) -> Any:

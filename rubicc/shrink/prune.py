@@ -149,11 +149,12 @@ class _Rounds:
                 hint="ask for more; `rubicc prune MODEL --list` shows what may go",
             )
         self.decisions += [one for one in decided if one not in self.decisions]
-        self.student.become(graph)
         one = Round(number, cuts, results.facts(graph), _zeros(graph))
         self.done.append(one)
         if self.run is None:
+            self.student.zoo = False
             return graph
+        self.student.become(graph)
         one.before = self.run.score()
         if self.settings.train:
             self._train(self.run, graph, one)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from rubicc.errors import UsageError
 from rubicc.evidence.decision import Decision
 from rubicc.passes.prune.groups import groups
+from rubicc.shrink import fingerprint
 from rubicc.shrink.scores import kept
 from rubicc.training.importance import taylor
 from rubicc.training.lessons import Labelled
@@ -131,7 +131,7 @@ class Scores:
                 device=run.group.device,
             )
 
-        known = _digest(f"{run.known} {replace(run.settings, save_every=0.0)} {self.asked}")
+        known = fingerprint.digest([run.known, run.settings, self.asked])
         file = run.state / f"importance{number}.safetensors"
         scores = run.group.agreed(kept(file, known, measured) if run.group.rank == 0 else None)
         return replace(options, importance="given", scores=scores)
@@ -180,20 +180,13 @@ class Scores:
 
 
 def digest(settings: PruneSettings) -> str:
-    """Of everything that decides what a run cuts."""
-    parts = [f"{settings.rounds} {settings.train} {settings.measure}"]
-    for options in (settings.channels, settings.weights):
-        values = dict(vars(options)) if options is not None else {}
-        cost = values.pop("cost", None)
-        parts.append(getattr(cost, "__qualname__", "") if cost is not None else "")
-        for name, array in sorted(values.pop("scores", {}).items()):
-            parts.append(f"{name} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}")
-        parts.append(str(sorted(values.items(), key=str)))
-    return _digest("\n".join(parts))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Of everything that decides what a run cuts; a function that costs are by counts by its name."""
+    channels = settings.channels
+    if channels is None or channels.cost is None:
+        return fingerprint.digest(settings)
+    named = [getattr(channels.cost, "__qualname__", ""), channels.budget]
+    plain = replace(channels, cost=None, budget=0.0)
+    return fingerprint.digest([replace(settings, channels=plain), named])
 
 
 def _contradiction(what: str, hint: str) -> UsageError:

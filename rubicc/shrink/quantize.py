@@ -15,6 +15,7 @@ from rubicc.ir.graph import is_quantiser
 from rubicc.passes.quantize.assign import Budgets, Pair, possible
 from rubicc.passes.quantize.weights import BITS
 from rubicc.shrink import result as results
+from rubicc.shrink.fingerprint import digest
 from rubicc.shrink.quantize_report import Done, change
 from rubicc.shrink.storage import stored
 from rubicc.shrink.student import Student, cleaned
@@ -121,7 +122,7 @@ def quantize(asked: Asked, settings: QuantizeSettings) -> results.Result | None:
             student.become(done.graph, learned_scales=True, trainable=lambda name: name not in own)
             done.rounded = done.after = run.score()
             if settings.train:
-                known = f"quantize {settings}"  # a killed run goes on with the same widths only
+                known = digest(settings)  # a killed run goes on with the same widths only
                 done.history = run.fit(run.settings, run.state / "run", asked.watcher, asked=known)
                 _keep(done.history.best or run.score(), student, done, settings)
         return change(student, stored(done.graph, settings.storage), settings, done)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from rubicc.errors import OutputExists, UsageError
+from rubicc.errors import UsageError
 from rubicc.text import first_line
+from rubicc.training.state import foreign, put
 
 _KEY = "rubicc"
 
@@ -25,10 +25,12 @@ def kept(file: Path, known: str, measure: Callable[[], dict[str, np.ndarray]]) -
         UsageError: ``RUB-TRAIN-041`` they cannot be written; ``RUB-TRAIN-043`` they cannot be read.
     """
     from safetensors import SafetensorError, safe_open
+    from safetensors.numpy import save
 
     if not file.is_file():
         found = measure()
-        _write(file, known, found)
+        content = save({n: np.ascontiguousarray(a) for n, a in found.items()}, {_KEY: known})
+        put(file, content, "scores")
         return found
     try:
         with safe_open(file, "np") as stored:
@@ -42,30 +44,5 @@ def kept(file: Path, known: str, measure: Callable[[], dict[str, np.ndarray]]) -
             hint="remove the file, or give --force, to start again",
         ) from err
     if said != known:
-        raise OutputExists(
-            "RUB-TRAIN-042",
-            "an unfinished run with another model, data or settings lies here",
-            where=str(file.parent),
-            hint="run its command again to finish it, give --force to start over, or choose another -o",
-        )
+        raise foreign(file.parent)
     return found
-
-
-def _write(file: Path, known: str, found: dict[str, np.ndarray]) -> None:
-    from safetensors.numpy import save
-
-    partial = file.with_suffix(".tmp")
-    try:
-        with partial.open("wb") as opened:
-            opened.write(save({n: np.ascontiguousarray(a) for n, a in found.items()}, {_KEY: known}))
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(partial, file)
-    except OSError as err:
-        partial.unlink(missing_ok=True)
-        raise UsageError(
-            "RUB-TRAIN-041",
-            f"the scores of the run cannot be written: {err.strerror or err}",
-            where=str(file.parent),
-            hint="free space, then run the same command again",
-        ) from err

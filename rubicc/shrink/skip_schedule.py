@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from rubicc.errors import OutputExists, UsageError
 from rubicc.text import first_line
+from rubicc.training.state import put
 
 FILE = "schedule.json"
 VERSION = 1
@@ -89,13 +89,9 @@ class Schedule:
         return len(self.scores)
 
     def save(self, folder: Path) -> None:
-        """Write it so that a kill at any moment leaves the old one or the new one."""
-        partial = folder / f"{FILE}.tmp"
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(json.dumps({"version": VERSION, **asdict(self)}, indent=1, sort_keys=True))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, folder / FILE)
+        """Keep it for a run that goes on."""
+        text = json.dumps({"version": VERSION, **asdict(self)}, indent=1, sort_keys=True)
+        put(folder / FILE, text.encode(), "schedule")
 
 
 def stages_of(names: Sequence[str], stride: int, importance: Mapping[str, float]) -> list[list[str]]:

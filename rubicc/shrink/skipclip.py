@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rubicc.errors import UsageError
@@ -16,6 +16,7 @@ from rubicc.passes.skip.removing import chosen
 from rubicc.settings import Settings
 from rubicc.shrink import result as results
 from rubicc.shrink import skip_schedule
+from rubicc.shrink.fingerprint import digest
 from rubicc.shrink.skip_measures import exactly, importance, recalibrated
 from rubicc.shrink.skip_report import Removal, Stage, change
 from rubicc.shrink.skip_schedule import Schedule, SkipSettings, stages_of
@@ -133,8 +134,7 @@ class _Clip:
     ) -> None:
         self.run, self.settings, self.watcher = run, settings, watcher
         self.start = start
-        said = asdict(settings) | asdict(replace(run.settings, save_every=0.0))
-        known = f"{run.student.sha256} {sorted(said.items())}"
+        known = digest([run.student.sha256, settings, run.settings])
         found = skip_schedule.load(run.state, known)
         if found is None:
             measured: dict[str, float] = {}

@@ -69,21 +69,40 @@ def save(
     body["best_value"] = None if progress.best_step < 0 else progress.best_value
     head = {"version": VERSION, "identity": identity, "progress": body}
     content = to_bytes(plain, {_KEY: json.dumps(head, sort_keys=True)})
-    partial = folder / f"{FILE}.tmp"
+    put(folder / FILE, content)
+
+
+def put(file: Path, content: bytes, what: str = "state") -> None:
+    """Write a file of an unfinished run so that a kill at any moment leaves the old one or the new one.
+
+    Raises:
+        UsageError: ``RUB-TRAIN-041``.
+    """
+    partial = file.with_name(f"{file.name}.tmp")
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, folder / FILE)
+        with partial.open("wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(partial, file)
     except OSError as err:
         partial.unlink(missing_ok=True)
         raise UsageError(
             "RUB-TRAIN-041",
-            f"the state of the run cannot be written: {err.strerror or err}",
-            where=str(folder),
+            f"the {what} of the run cannot be written: {err.strerror or err}",
+            where=str(file.parent),
             hint="free space, then run the same command again: it goes on at the last state",
         ) from err
+
+
+def foreign(folder: Path) -> OutputExists:
+    """What is kept in ``folder`` belongs to another run."""
+    return OutputExists(
+        "RUB-TRAIN-042",
+        "an unfinished run with another model, data or settings lies here",
+        where=str(folder),
+        hint="run its command again to finish it, give --force to start over, or choose another -o",
+    )
 
 
 def load(
@@ -109,12 +128,7 @@ def load(
             hint="remove the folder, or give --force, to start again",
         ) from err
     if head.get("identity") != identity:
-        raise OutputExists(
-            "RUB-TRAIN-042",
-            "an unfinished run with another model, data or settings lies here",
-            where=str(folder),
-            hint="run its command again to finish it, give --force to start over, or choose another -o",
-        )
+        raise foreign(folder)
     if progress.best_step < 0:
         progress.best_value = float("-inf")
     parts: dict[str, dict[str, Tensor]] = {}

@@ -1,4 +1,4 @@
-"""What the tests of chains share."""
+"""What the tests of the shrinking verbs share."""
 
 from __future__ import annotations
 
@@ -30,3 +30,13 @@ def home(chained: Path, tmp_path: Path) -> Path:
     """A copy of it that may be changed."""
     shutil.copytree(chained, tmp_path / "home", symlinks=True)
     return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small flip-flop network with random weights."""
+    path = tmp_path_factory.mktemp("model") / "small.pt"
+    entry = registry.get("taiyaki-mgru")
+    config = {"size": 16}
+    checkpoint.save(path, entry.build(config, seed=0), entry.meta(config))
+    return path

@@ -13,10 +13,9 @@ from rubicc import api
 from rubicc.cli.main import main
 from rubicc.errors import UsageError
 from rubicc.evidence import change
-from rubicc.frontend import checkpoint, read_model
+from rubicc.frontend import read_model
 from rubicc.ir.executor import execute
 from rubicc.ir.io import load_graph
-from rubicc.models import registry
 from rubicc.passes.prune.channels import ChannelOptions
 from rubicc.passes.prune.weights import WeightOptions, masks
 from rubicc.shrink.prune import PruneSettings
@@ -25,16 +24,6 @@ from rubicc.training.settings import TrainSettings
 SHORT = TrainSettings(
     steps=4, batch=2, chunk=600, warmup=1, validate_every=4, validation_items=2, save_every=0
 )
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small flip-flop network with random weights."""
-    path = tmp_path_factory.mktemp("model") / "small.pt"
-    entry = registry.get("taiyaki-mgru")
-    config = {"size": 16}
-    checkpoint.save(path, entry.build(config, seed=0), entry.meta(config))
-    return path
 
 
 def pruned(model: Path, out: Path, **options: Any) -> tuple[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def test_scores_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*given: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(scores.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UsageError, match=r"RUB-TRAIN-041.*No space"):
         scores.kept(tmp_path / "new.safetensors", "run", lambda: found)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.safetensors"]

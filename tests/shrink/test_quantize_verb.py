@@ -10,10 +10,8 @@ import pytest
 
 from rubicc import api
 from rubicc.cli.main import main
-from rubicc.frontend import checkpoint
 from rubicc.ir.executor import execute
 from rubicc.ir.io import load_graph
-from rubicc.models import registry
 from rubicc.passes.quantize.assign import Budgets
 from rubicc.shrink.quantize import QuantizeSettings
 from rubicc.training.settings import TrainSettings
@@ -21,15 +19,6 @@ from rubicc.training.settings import TrainSettings
 SHORT = TrainSettings(
     steps=3, batch=2, chunk=600, warmup=1, validate_every=3, validation_items=2, save_every=0
 )
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "small.pt"
-    entry = registry.get("taiyaki-mgru")
-    config = {"size": 16}
-    checkpoint.save(path, entry.build(config, seed=0), entry.meta(config))
-    return path
 
 
 def outputs(graph: Any) -> np.ndarray:
