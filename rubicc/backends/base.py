@@ -243,6 +243,20 @@ class Widths:
     reason: str
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """How long a target's own model says that one item takes; nothing was run.
+
+    Attributes:
+        band: (low, high) multiples of it between which the true time lies; ``None``: nobody knows.
+        basis: what it rests on, and what it leaves out, for people.
+    """
+
+    seconds: float
+    band: tuple[float, float] | None
+    basis: str
+
+
 @runtime_checkable
 class Session(Protocol):
     """Runs emitted files. ``run`` may be called from several threads at once."""
@@ -311,6 +325,8 @@ class Backend(Protocol):
         device_runtime: the runtime whose latency counts, where it is not the one that proves.
         widths(target, node, granularity): :class:`Widths` of one layer of a float graph whose weights have a
             scale per ``tensor``, ``channel`` or ``block``; `rubicc quantize --target` asks for it.
+        predict(graph, target, feeds): :class:`Predicted` of a cleaned-up graph whose shapes are numbers, with
+            one item to take ranges from; raises as ``prepare`` and ``plan`` do. `rubicc prune --latency` asks.
     """
 
     name: str

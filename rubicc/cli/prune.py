@@ -7,6 +7,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rubicc.backends.registry import parse_target
 from rubicc.cli.compile import resolve_settings
 from rubicc.cli.console import Console, table
 from rubicc.cli.parser import add_reading, number
@@ -15,6 +16,7 @@ from rubicc.errors import UsageError
 
 if TYPE_CHECKING:
     from rubicc.settings import Settings
+    from rubicc.shrink.latency import LatencyBudget
     from rubicc.shrink.prune_scores import Measure
 
 # flag -> (metavar, words, option of prune.channels)
@@ -27,6 +29,7 @@ CHANNELS: dict[str, tuple[str, str, str]] = {
 }
 
 
+MEASURED = ("taylor", "reconstruction")  # on data
 _number = functools.partial(number, code="RUB-SHRINK-031")
 
 
@@ -37,11 +40,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("whole channels, hidden units, heads")
     for name, (metavar, words, _) in CHANNELS.items():
         group.add_argument(f"--{name}", metavar=metavar, help=words)
+    group.add_argument(
+        "--latency", metavar="BUDGET", help="predicted for one item, e.g. 5ms or 50%%, by one of these two:"
+    )
+    group.add_argument(
+        "--latency-table", metavar="FILE", help="seconds by layer and widths (docs/quantisation.md)"
+    )
+    group.add_argument("--target", metavar="T[:device]", help="its own model, e.g. aie:vek280")
     group.add_argument("--scope", choices=("uniform", "global"), help="every layer alike, or the weakest")
     group.add_argument(
         "--importance",
-        choices=("l1", "l2", "bn-scale", "random", "taylor"),
-        help="default l2; taylor: by the loss's derivative on --data",
+        choices=("l1", "l2", "bn-scale", "random", *MEASURED),
+        help="default l2, with --data reconstruction: what the rest cannot make up for; "
+        "taylor: by the loss's derivative on --data",
     )
     group.add_argument("--taylor-items", metavar="N", help="items it is averaged over (default 128)")
     group.add_argument("--inside", action="store_true", help="also within groups and heads")
@@ -64,6 +75,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--taiyaki-rule", action="store_true", help="zero below the threshold of Taiyaki")
     group = add_retraining(parser, "training after each cut", "cut only")
     group.add_argument("--rounds", metavar="N", default="1", help="cut in so many rounds (default 1)")
+    group.add_argument(
+        "--repair-items",
+        metavar="N",
+        help="items of --data by which what stays makes up for what goes (default 128, 0: it does not)",
+    )
+    group.add_argument(
+        "--match",
+        metavar="WEIGHT",
+        help="of hidden layers staying like those before any cut (default 1, 0: they need not)",
+    )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -75,7 +96,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def given(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments of :func:`rubicc.api.prune` beside MODEL and OUT."""
-    return asked(args, settings=prune_settings(args), training=training_settings(args))
+    return asked(args, settings=prune_settings(args), training=training_settings(args, copies=0))
 
 
 def prune_settings(args: argparse.Namespace) -> Any:
@@ -97,6 +118,25 @@ def prune_settings(args: argparse.Namespace) -> Any:
         rounds=_number("rounds", args.rounds, int),
         train=args.epochs is None,
         measure=_measure(args),
+        latency=_latency(args),
+        match=_number("match", args.match or "1", float),
+    )
+
+
+def _latency(args: argparse.Namespace) -> LatencyBudget | None:
+    """The budget of a predicted latency, where one is asked for."""
+    from rubicc.shrink.latency import LatencyBudget, Table, parse_budget, read_latency
+
+    if args.latency is None:
+        for flag in ("latency-table", "target"):
+            if getattr(args, flag.replace("-", "_")) is not None:
+                what = f"--{flag} without a budget of latency"
+                raise UsageError("RUB-SHRINK-040", what, hint="give --latency 5ms or --latency 50%")
+        return None
+    return LatencyBudget(
+        **parse_budget(args.latency),
+        table=Table() if args.latency_table is None else read_latency(args.latency_table),
+        target="" if args.target is None else str(parse_target(args.target)),
     )
 
 
@@ -112,8 +152,14 @@ def _measure(args: argparse.Namespace) -> Measure:
             "--taylor-items is at least 1, of --importance taylor",
             hint="give both or none",
         )
+    reconstruction = args.importance == "reconstruction" or (
+        args.importance is None and bool(args.data) and bool(_channels(args))
+    )
+    repair = _number("repair-items", args.repair_items or str(ITEMS), int)
     return Measure(
         taylor=items if taylor else 0,
+        reconstruction=reconstruction and (repair > 0 or args.importance is not None),
+        repair=repair,
         movement=args.weights == "movement",
         movement_steps=_number("movement-steps", args.movement_steps or "0", int),
     )
@@ -129,10 +175,10 @@ def _channels(args: argparse.Namespace) -> dict[str, Any]:
     if args.share:
         pairs = [item.rpartition("=") for item in args.share]
         found["shares"] = {name: _number("share", share) for name, _, share in pairs}
-    if not found.keys() & {"ratio", "macs", "weight_bytes", "shares"}:
+    if args.latency is None and not found.keys() & {"ratio", "macs", "weight_bytes", "shares"}:
         return {}
     for name in ("scope", "importance"):
-        if getattr(args, name) not in (None, "taylor"):
+        if getattr(args, name) not in (None, *MEASURED):
             found[name] = getattr(args, name)
     return found | {
         "inside": args.inside,

@@ -44,6 +44,21 @@ CODES: dict[str, tuple[str, str]] = {
         "Taylor importance and movement come from gradients on training data. Give --data (and --teacher "
         "where it says no bases), or choose by magnitude: --importance l2, --weights l1.",
     ),
+    "RUB-SHRINK-040": (
+        "A budget of latency that means nothing",
+        "`--latency` is a time with its unit (5ms) or a share of what is predicted before anything is cut "
+        "(50%), and one of --latency-table FILE and --target T says how it is predicted. Give both parts.",
+    ),
+    "RUB-SHRINK-041": (
+        "The latency cannot be predicted",
+        "The table of latencies has layers that the network lacks, or lacks the widths that a layer computes "
+        "in; or the target has no model of its own. Change the table as the message says, or give one.",
+    ),
+    "RUB-SHRINK-042": (
+        "The latency cannot be brought within the budget",
+        "Even the largest cut is predicted to take longer; the message says how long. Raise the budget, or "
+        "--most, which bounds what a layer may lose, and leave out --skip and --align.",
+    ),
     "RUB-SHRINK-050": (
         "No skip to remove",
         "The network has no residual connection, all of them are kept, or those it has cannot go; the "
@@ -185,6 +200,16 @@ CODES: dict[str, tuple[str, str]] = {
         "Importance was measured by the loss of bases and labels",
         "The network is trained by distillation, whose gradient is near 0 where it is still much like its "
         "teacher. What matters was measured by the bases in the data, or the teacher's calls, instead.",
+    ),
+    "RUB-SHRINK-D40": (
+        "Layers count as nothing in a predicted latency",
+        "The table of latencies has no rows for them, so that their time is neither in the budget nor in the "
+        "figures. Add rows for all layers that multiply.",
+    ),
+    "RUB-SHRINK-D41": (
+        "A latency was predicted on inputs that were made up",
+        "The target's own model wants a network with known ranges of values. They came from simulated signal "
+        "or drawn numbers; only shapes and widths decide how long the network takes.",
     ),
     "RUB-SHRINK-D06": (
         "A skip was removed, not folded",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ from rubicc.passes.prune.groups import Coupling, groups
 from rubicc.passes.prune.weights import PruneWeights, WeightOptions, masks
 from rubicc.settings import Settings
 from rubicc.shrink import result as results
+from rubicc.shrink.latency import LatencyBudget
+from rubicc.shrink.latency_model import Predictions
+from rubicc.shrink.prune_hidden import Matching
 from rubicc.shrink.prune_report import Round, change
 from rubicc.shrink.prune_scores import Measure, Scores, digest
 from rubicc.shrink.student import Student, cleaned, read_student
@@ -38,6 +42,8 @@ class PruneSettings:
         rounds: the share that goes rises evenly over so many rounds, with training after each.
         train: whether to train where there are data.
         measure: what is measured on the data to choose what goes.
+        latency: budget of a predicted latency that the channels are cut to.
+        match: weight of hidden layers that training keeps like those of the network before any cut.
     """
 
     channels: ChannelOptions | None = field(default_factory=ChannelOptions)
@@ -45,12 +51,29 @@ class PruneSettings:
     rounds: int = 1
     train: bool = True
     measure: Measure = field(default_factory=Measure)
+    latency: LatencyBudget | None = None
+    match: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.match < math.inf:
+            raise UsageError("RUB-SHRINK-031", f"match = {self.match}: give 0 or more")
         if self.rounds < 1:
             raise UsageError("RUB-SHRINK-031", f"rounds = {self.rounds}: give at least 1")
         if self.channels is None and self.weights is None:
             raise UsageError("RUB-SHRINK-031", "nothing is asked for: give --ratio, --macs, --sparsity ...")
+        channels = self.channels
+        budgets = (
+            channels is None or channels.macs or channels.weight_bytes or channels.cost or channels.shares
+        )
+        if self.latency is not None and budgets:
+            what = "a budget of latency is for channels, and excludes other budgets and shares"
+            raise UsageError("RUB-SHRINK-031", what, hint="give one budget")
+
+    def parts(self) -> list[PruneSettings]:
+        """Channels and single weights by themselves, in their order."""
+        if self.channels is None or self.weights is None:
+            return [self]
+        return [replace(self, weights=None), replace(self, channels=None, latency=None)]
 
     def at(self, number: int) -> PruneSettings:
         """Of round ``number`` from 1 on: a share of the whole cut."""
@@ -123,6 +146,9 @@ class _Rounds:
         self.student, self.settings, self.run, self.watcher = student, settings, run, asked.watcher
         self.start = cleaned(student.before)
         self.scores = Scores(settings, run, asked.watcher)
+        asked_for = settings.latency
+        self.latency = Predictions.of(asked_for, self.start, student.name) if asked_for else None
+        self.matching = Matching(self.start, settings.match if settings.train else 0.0)
         self.done: list[Round] = []
         self.decisions: list[Decision] = []
 
@@ -132,24 +158,33 @@ class _Rounds:
         if self.run is not None:
             self.student.become(graph)
             first = self.run.score()
+        if self.latency is not None and self.settings.channels is not None and self.settings.rounds > 1:
+            # Refused before any training; how much the largest cut leaves does not hang on scores.
+            plain = replace(self.settings.channels, importance="l2")
+            self._cut(graph.clone(), replace(self.settings, channels=plain, weights=None), 1.0)
         for number in range(1, self.settings.rounds + 1):
             graph = self._round(number, graph.clone())
-        decisions = [*self.scores.decisions, *self.decisions]
-        return change(self.student, (self.start, graph), self.settings, self.done, decisions, first)
+        decisions, figures = [*self.scores.decisions, *self.decisions], []
+        if self.latency is not None:
+            decisions += self.latency.model.decisions
+            figures = [self.latency.figure(graph)]
+        return change(self.student, (self.start, graph), self.settings, self.done, decisions, first, figures)
 
     def _round(self, number: int, graph: Graph) -> Graph:
         """Cut ``graph`` in place; the network after training."""
-        asked = self.scores.into(self.settings.at(number), number, graph)
-        cuts, decided, why = _cut(graph, asked)
+        asked, made = self.settings.at(number), _Cuts()
+        for part in asked.parts():
+            made += self._cut(graph, self.scores.into(part, number, graph), number / self.settings.rounds)
+        self.matching.cut(made.narrowed, masks(graph))
         last = number == self.settings.rounds
-        if last and not (cuts or _zeros(graph) or any(one.cuts for one in self.done)):
+        if last and not (made.cuts or _zeros(graph) or any(one.cuts for one in self.done)):
             raise UsageError(
                 "RUB-SHRINK-030",
-                f"nothing could be cut{why}",
+                f"nothing could be cut{made.why}",
                 hint="ask for more; `rubicc prune MODEL --list` shows what may go",
             )
-        self.decisions += [one for one in decided if one not in self.decisions]
-        one = Round(number, cuts, results.facts(graph), _zeros(graph))
+        self.decisions += [one for one in made.decisions if one not in self.decisions]
+        one = Round(number, made.cuts, results.facts(graph), _zeros(graph))
         self.done.append(one)
         if self.run is None:
             self.student.zoo = False
@@ -162,33 +197,66 @@ class _Rounds:
         one.after = (one.history.best if one.history else None) or self.run.score()
         return graph
 
+    def _cut(self, graph: Graph, asked: PruneSettings, part: float) -> _Cuts:
+        """Cut ``graph`` in place to ``part`` of the way."""
+        if self.latency is None or asked.channels is None:
+            return _cut(graph, asked)
+        with self.latency.within(asked.channels, part) as channels:
+            return _cut(graph, replace(asked, channels=channels, latency=None))
+
     def _train(self, run: Training, graph: Graph, one: Round) -> None:
         """Train the student for its part of the steps; zeros stay zeros."""
         steps = max(1, run.settings.steps * one.number // self.settings.rounds)
         steps -= run.settings.steps * (one.number - 1) // self.settings.rounds
         own = replace(run.settings, steps=max(1, steps))
         moved, asked = self.scores.watched(), digest(self.settings)
+        network, lesson = self.matching.network(run), self.matching.lesson(run)
         with _frozen_zeros(self.student.inner, graph):
-            one.history = run.fit(own, run.state / one.name, self.watcher, asked=asked, movement=moved)
+            one.history = run.fit(
+                own,
+                run.state / one.name,
+                self.watcher,
+                asked=asked,
+                movement=moved,
+                lesson=lesson,
+                network=network,
+            )
+        self.matching.trained(network)
         if moved is not None:
             self.scores.moved = moved.scores(self.student.inner)
 
 
-def _cut(graph: Graph, settings: PruneSettings) -> tuple[tuple[Cut, ...], list[Decision], str]:
-    """Apply the passes in place; what went, and why some stayed."""
+@dataclass(frozen=True)
+class _Cuts:
+    """What the passes did, and why some channels stayed."""
+
     cuts: tuple[Cut, ...] = ()
-    decisions: list[Decision] = []
-    why = ""
+    decisions: tuple[Decision, ...] = ()
+    why: str = ""
+    narrowed: Mapping[str, tuple[int, Any]] = field(default_factory=dict)
+
+    def __add__(self, other: _Cuts) -> _Cuts:
+        return _Cuts(
+            self.cuts + other.cuts,
+            self.decisions + other.decisions,
+            self.why + other.why,
+            {**self.narrowed, **other.narrowed},
+        )
+
+
+def _cut(graph: Graph, settings: PruneSettings) -> _Cuts:
+    """Apply the passes in place."""
+    made = _Cuts()
     if settings.channels is not None:
         channels = PruneChannels(settings.channels)
         run_pass(channels, graph, check=True)
-        cuts, decisions = tuple(channels.cuts), list(channels.decisions)
         why = "".join(f"; {note.where}: {note.what}" for note in channels.notes[:3])
+        made += _Cuts(tuple(channels.cuts), tuple(channels.decisions), why, channels.narrowed)
     if settings.weights is not None:
         weights = PruneWeights(settings.weights)
         run_pass(weights, graph, check=True)
-        decisions += weights.decisions
-    return cuts, decisions, why
+        made += _Cuts(decisions=tuple(weights.decisions))
+    return made
 
 
 def _zeros(graph: Graph) -> float:

@@ -51,17 +51,19 @@ def change(
     done: Sequence[Round],
     decisions: Sequence[Decision],
     first: Score | None,
+    more: Sequence[Figure] = (),
 ) -> Change:
-    """What came of it; ``graphs`` are those before any cut and after all."""
-    figures = results.figures(*graphs)
+    """What came of it; ``graphs`` are those before any cut and after all, ``more`` are further figures."""
+    figures = [*results.figures(*graphs), *more]
     asked = {"rounds": settings.rounds, **_asked("channels", settings.channels)}
+    asked |= settings.latency.facts() if settings.latency else {}
     return Change(
         "prune",
         student,
         graphs[1],
         _headline(figures, done),
         figures,
-        asked | _asked("weights", settings.weights) | settings.measure.facts(),
+        asked | _asked("weights", settings.weights) | settings.measure.facts(data=first is not None),
         first,
         done[-1].after,
         [Part(one.name, one.history) for one in done if one.history],
@@ -76,7 +78,11 @@ def _asked(title: str, options: Any) -> dict[str, Any]:
         return {}
     plain = type(options)()
     changed = {name: value for name, value in vars(options).items() if value != getattr(plain, name)}
-    facts = {f"{title}: {name}": value for name, value in changed.items() if name not in ("scores", "cost")}
+    facts = {
+        f"{title}: {name}": value
+        for name, value in changed.items()
+        if name not in ("scores", "cost", "known")
+    }
     return {name: str(v) if isinstance(v, dict | tuple) else v for name, v in facts.items()}
 
 

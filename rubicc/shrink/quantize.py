@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -12,10 +11,11 @@ import torch
 from rubicc.errors import UsageError
 from rubicc.evidence.decision import Decision
 from rubicc.ir.graph import is_quantiser
-from rubicc.passes.quantize.assign import Budgets, Pair, possible
+from rubicc.passes.quantize.assign import Budgets, possible
 from rubicc.passes.quantize.weights import BITS
 from rubicc.shrink import result as results
 from rubicc.shrink.fingerprint import digest
+from rubicc.shrink.latency import Table
 from rubicc.shrink.quantize_report import Done, change
 from rubicc.shrink.storage import stored
 from rubicc.shrink.student import Student, cleaned
@@ -53,7 +53,7 @@ class QuantizeSettings:
             8-bit layers), ``float`` (rounded numbers as float32).
         sensitivity: ``output``: measured layer by layer; ``fisher``: predicted from the curvature.
         refine: change single widths while what is measured gets better.
-        latency: seconds by layer and (weight bits, activation bits), for the budget of that name.
+        latency: for the budget of that name.
         train: whether to train where there are data.
     """
 
@@ -70,7 +70,7 @@ class QuantizeSettings:
     storage: Literal["quantisers", "int8", "float"] = "quantisers"
     sensitivity: Literal["output", "fisher"] = "output"
     refine: bool = True
-    latency: Mapping[str, Mapping[Pair, float]] = field(default_factory=dict)
+    latency: Table = field(default_factory=Table)
     train: bool = True
 
     def __post_init__(self) -> None:

@@ -55,7 +55,7 @@ def change(student: Student, graph: Graph, settings: QuantizeSettings, done: Don
     """What came of it; ``graph`` is the result as it is stored."""
     figures = results.figures(done.start, done.graph)
     if done.chosen is not None and done.chosen.seconds is not None:
-        figures.append(Figure("latency", None, done.chosen.seconds, "s", "sum over the table given"))
+        figures.append(Figure("latency", None, done.chosen.seconds, "s", settings.latency.how))
     return Change(
         "quantize",
         student,
@@ -76,7 +76,7 @@ def _plain(settings: QuantizeSettings) -> dict[str, Any]:
     """Settings as flat facts."""
     values = asdict(settings)
     budgets = {f"budget {name}": value for name, value in values.pop("budgets").items()}
-    values["latency"] = f"a table of {len(settings.latency)} layers" if settings.latency else None
+    values["latency"] = f"a table of {len(settings.latency.seconds)} layers" if settings.latency else None
     return {n: str(v) for n, v in (values | budgets).items() if v not in ((), "", None)}
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from rubicc.errors import UsageError
 from rubicc.passes.quantize.assign import Budgets, Layer, assign
-from rubicc.shrink import latency
 from rubicc.training.network import Network
 from rubicc.training.scoring import mean_identity
 from rubicc.training.twin import Twin
@@ -82,13 +81,12 @@ class Meter:
     def point(self, label: str, widths: Widths) -> Point:
         """Everything that can be measured of these widths."""
         table, act = self.variants.settings.latency, self.variants.choices.activations
-        timed = all((width, act) in table.get(name, {}) for name, width in widths.items()) and bool(table)
         return Point(
             label,
             self.variants.nbytes(widths),
             None if self.reference is None else self.divergence(widths),
             self.identity(widths),
-            latency.total(table, widths, act) if timed else None,
+            table.total(widths, act) if table.timed(widths, act) else None,
         )
 
 

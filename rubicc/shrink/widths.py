@@ -62,7 +62,7 @@ def choices(graph: Graph, settings: QuantizeSettings, asked: Sequence[int]) -> C
     found: dict[str, list[Site]] = defaultdict(list)
     for site in sites(graph, least=1):
         found[site.node.name or ""].append(site)
-    known(found, {*settings.layers, *settings.skip, *settings.latency})
+    known(found, {*settings.layers, *settings.skip, *settings.latency.seconds})
     kept = sum(map(is_quantiser, graph.all_nodes()))
     chosen = {n: s for n, s in found.items() if n in (settings.layers or found) and n not in settings.skip}
     if not chosen and (settings.mixed or not kept):
@@ -224,7 +224,7 @@ class Variants:
                 dict.fromkeys(
                     ((width, self.choices.activations) for width in self.choices.widths[name]), 0.0
                 ),
-                self.settings.latency.get(name, {}),
+                self.settings.latency.seconds.get(name, {}),
                 sum(scale_bits(site, self.options) for site in rows),
             )
             for name, rows in self.choices.sites.items()

@@ -16,6 +16,7 @@ from rubicc.backends.base import (
     Finding,
     LayerProfile,
     Plan,
+    Predicted,
     Prepared,
     Run,
     Target,
@@ -74,6 +75,12 @@ class AieBackend:
         from rubicc.backends.aie.widths import widths
 
         return widths(target, node, granularity)
+
+    def predict(self, graph: Graph, target: Target, feeds: Mapping[str, np.ndarray]) -> Predicted:
+        """See :func:`rubicc.backends.aie.predict.predict`."""
+        from rubicc.backends.aie.predict import predict
+
+        return predict(graph, target, feeds)
 
     def twins(self, graph: Graph, plan: Plan, folder: Path) -> AbstractContextManager[Sequence[Twin]]:
         """See :func:`rubicc.backends.aie.twin.twins`."""
