@@ -83,7 +83,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--match",
         metavar="WEIGHT",
-        help="of hidden layers staying like those before any cut (default 1, 0: they need not)",
+        help="of hidden layers staying like those before any cut (default 3, 0: they need not)",
     )
 
 
@@ -119,7 +119,7 @@ def prune_settings(args: argparse.Namespace) -> Any:
         train=args.epochs is None,
         measure=_measure(args),
         latency=_latency(args),
-        match=_number("match", args.match or "1", float),
+        match=_number("match", args.match or "3", float),
     )
 
 

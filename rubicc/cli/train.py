@@ -37,7 +37,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "temperature": ("T", "of teacher and student (default 1)"),
         "distil": ("HOW", "paths, frames or auto: paths of transitions where there are some"),
         "labels": ("WHAT", "scores, calls or auto: what is learned of the teacher"),
-        "copies": ("N", "copies of each raw read labelled beforehand; 0 = label in every step (default 6)"),
+        "copies": ("N", "copies of each raw read labelled beforehand; 0 = label in every step (default 6, of prune 0)"),
         "feature_weight": ("X", "weight of --feature (default 1)"),
     },
     "validation": {
@@ -180,8 +180,8 @@ def watcher(console: Console) -> Any:
     return Bar() if console.bars else Lines()
 
 
-def training_settings(args: argparse.Namespace) -> Any:
-    """TrainSettings from ``--settings`` and, over it, the flags.
+def training_settings(args: argparse.Namespace, **defaults: Any) -> Any:
+    """TrainSettings from ``--settings`` and, over it, the flags; ``defaults`` are the verb's own.
 
     Raises:
         UsageError: ``RUB-SHRINK-003``, ``RUB-TRAIN-023``, ``RUB-TRAIN-024``.
@@ -200,7 +200,7 @@ def training_settings(args: argparse.Namespace) -> Any:
     if args.features:
         flags["features"] = [item.split("=", 1) for item in args.features]
     changes = {name: getattr(args, name) for name in AUGMENT if getattr(args, name) is not None}
-    return train_settings({**given, **flags}, augment | changes, off=args.augment == "off")
+    return train_settings({**defaults, **given, **flags}, augment | changes, off=args.augment == "off")
 
 
 def lines(made: Any) -> list[str]:

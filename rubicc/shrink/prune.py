@@ -52,7 +52,7 @@ class PruneSettings:
     train: bool = True
     measure: Measure = field(default_factory=Measure)
     latency: LatencyBudget | None = None
-    match: float = 1.0
+    match: float = 3.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.match < math.inf:

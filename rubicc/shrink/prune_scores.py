@@ -1,7 +1,8 @@
-"""By what a pruning chooses, where that is measured on the data: Taylor importance and movement."""
+"""What is measured on the data before a cut: importance, movement, and what products read."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,13 @@ import numpy as np
 from rubicc.errors import UsageError
 from rubicc.evidence.decision import Decision
 from rubicc.passes.prune.groups import groups
+from rubicc.passes.prune.readers import readers
+from rubicc.passes.prune.reconstruct import Known, ranked
 from rubicc.shrink import fingerprint
 from rubicc.shrink.scores import kept
 from rubicc.training.importance import taylor
 from rubicc.training.lessons import Labelled
+from rubicc.training.moments import moments
 from rubicc.training.movement import Movement
 
 if TYPE_CHECKING:
@@ -33,12 +37,18 @@ class Measure:
 
     Attributes:
         taylor: items that Taylor importance of channels is averaged over; 0: ``importance`` of the options.
+        reconstruction: channels go by what is lost after the others have made up for them.
+        repair: items on which it is measured what products read, so that those that lose channels or weights
+            make up for them with the rest (least squares); 0: the others stay as they are. Without data
+            nothing is made up for.
         movement: single weights go by their movement in the training since the last cut.
         movement_steps: steps before the first cut that only measure movement, after which the weights are as
             they were; 0: the first cut of several is by magnitude.
     """
 
     taylor: int = 0
+    reconstruction: bool = False
+    repair: int = ITEMS
     movement: bool = False
     movement_steps: int = 0
 
@@ -48,11 +58,14 @@ class Measure:
         Raises:
             UsageError: ``RUB-SHRINK-031``, ``RUB-SHRINK-032``.
         """
-        least = min(self.taylor, self.movement_steps)
+        least = min(self.taylor, self.movement_steps, self.repair)
         if least < 0:
             raise UsageError("RUB-SHRINK-031", f"{least} items or steps: give 0 or more")
-        if self.taylor and settings.channels is None:
-            raise _contradiction("Taylor importance is of channels", "give --ratio, --macs or --weight-bytes")
+        for asked, what in ((self.taylor, "Taylor importance"), (self.reconstruction, "reconstruction")):
+            if asked and settings.channels is None:
+                raise _contradiction(f"{what} is of channels", "give --ratio, --macs or --weight-bytes")
+        if self.reconstruction and not self.repair:
+            raise _contradiction("reconstruction without items to measure it on", "give --repair-items")
         if self.movement and settings.weights is None:
             raise _contradiction("movement is of single weights", "give --sparsity, --pattern or --layers")
         if self.movement_steps and not self.movement:
@@ -62,8 +75,8 @@ class Measure:
                 "cutting channels ends what movement was measured of",
                 "prune the channels first, then the single weights of the result",
             )
-        if (self.taylor or self.movement) and not data:
-            what = "Taylor importance" if self.taylor else "movement"
+        if (self.taylor or self.movement or self.reconstruction) and not data:
+            what = "Taylor importance" if self.taylor else "movement" if self.movement else "reconstruction"
             raise UsageError(
                 "RUB-SHRINK-032",
                 f"{what} is measured on data, and there are none",
@@ -76,11 +89,15 @@ class Measure:
                 "give --movement-steps, or --rounds with training",
             )
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, *, data: bool) -> dict[str, Any]:
         """For the report."""
         found: dict[str, Any] = {}
         if self.taylor:
             found["channels: importance"] = f"taylor, mean over {self.taylor} items"
+        if self.reconstruction:
+            found["channels: importance"] = "reconstruction"
+        if data and self.repair:
+            found["items by which the rest makes up for what goes"] = self.repair
         if self.movement:
             found["weights: method"] = "movement"
             found["weights: steps of movement before the first cut"] = self.movement_steps
@@ -103,6 +120,13 @@ class Scores:
     def into(self, settings: PruneSettings, number: int, graph: Graph) -> PruneSettings:
         """The options of a round with the scores of ``graph``, which it cuts."""
         channels, weights = settings.channels, settings.weights
+        known = self._read(graph)
+        if known and channels is not None:
+            channels = replace(channels, known=known)
+        if known and weights is not None:
+            weights = replace(weights, known=known)
+        if self.measure.reconstruction and channels is not None:
+            channels = self._reconstruction(channels, number, graph)
         if self.measure.taylor and channels is not None:
             channels = self._taylor(channels, number, graph)
         if self.measure.movement and weights is not None:
@@ -112,6 +136,39 @@ class Scores:
     def watched(self) -> Movement | None:
         """What the training after a cut gathers, where the next cut needs it."""
         return Movement() if self.measure.movement else None
+
+    def _read(self, graph: Graph) -> Known:
+        """What the products of ``graph`` read."""
+        run = self.run
+        if run is None or not self.measure.repair:
+            return {}
+        measured = None
+        if run.group.rank == 0:
+            measured = moments(
+                graph,
+                readers(graph),
+                run.data.train,
+                items=self.measure.repair,
+                seed=run.settings.seed,
+                device=run.group.device,
+            )
+        return run.group.agreed(measured)
+
+    def _reconstruction(self, options: ChannelOptions, number: int, graph: Graph) -> ChannelOptions:
+        run, products = self._training(), readers(graph)
+
+        def measured() -> dict[str, np.ndarray]:
+            found = groups(graph, norms=options.norms).groups
+            scores = {group.name: ranked(group, products, options.known) for group in found}
+            return {name: one for name, one in scores.items() if one is not None}
+
+        return replace(options, importance="given", scores=self._kept(run, number, measured))
+
+    def _kept(self, run: Training, number: int, measured: Callable[[], dict[str, np.ndarray]]) -> Any:
+        """Scores of a round, measured once: a killed run that goes on cuts the same."""
+        known = fingerprint.digest([run.known, run.settings, self.asked])
+        file = run.state / f"importance{number}.safetensors"
+        return run.group.agreed(kept(file, known, measured) if run.group.rank == 0 else None)
 
     def _taylor(self, options: ChannelOptions, number: int, graph: Graph) -> ChannelOptions:
         run = self._training()
@@ -131,10 +188,7 @@ class Scores:
                 device=run.group.device,
             )
 
-        known = fingerprint.digest([run.known, run.settings, self.asked])
-        file = run.state / f"importance{number}.safetensors"
-        scores = run.group.agreed(kept(file, known, measured) if run.group.rank == 0 else None)
-        return replace(options, importance="given", scores=scores)
+        return replace(options, importance="given", scores=self._kept(run, number, measured))
 
     def _movement(self, options: WeightOptions, number: int, graph: Graph) -> WeightOptions:
         if number == 1 and self.measure.movement_steps:

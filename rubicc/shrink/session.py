@@ -27,7 +27,7 @@ from rubicc.training.history import History
 from rubicc.training.lessons import Lesson, mismatch
 from rubicc.training.loop import Silent, Watcher, fit
 from rubicc.training.machines import Alone, machines
-from rubicc.training.network import Network, as_teacher
+from rubicc.training.network import Maps, Network, as_teacher
 from rubicc.training.objective import Objective
 from rubicc.training.scoring import Score, score, validation_items
 from rubicc.training.settings import TrainSettings
@@ -85,10 +85,10 @@ class Training:
     teacher: Student | None = None
     decisions: list[Decision] = field(default_factory=list)
 
-    def network(self) -> Network:
-        """The student as the loop calls it."""
-        keep = tuple(pair[0] for pair in self.settings.features)
-        return Network(self.student.inner, self.student.meta, keep)
+    def network(self, keep: Sequence[str] = (), maps: Maps | None = None) -> Network:
+        """The student as the loop calls it; ``keep`` and ``maps`` as of :class:`Network`."""
+        names = (*(pair[0] for pair in self.settings.features), *keep)
+        return Network(self.student.inner, self.student.meta, names, maps)
 
     def score(self) -> Score | None:
         """Of the student as it is, on the validation items; None where there are none."""
@@ -106,6 +106,7 @@ class Training:
         asked: str = "",
         lesson: Lesson | None = None,
         movement: Movement | None = None,
+        network: Network | None = None,
     ) -> History:
         """Train the student in place; a killed run goes on in ``state``.
 
@@ -113,9 +114,10 @@ class Training:
             asked: what else must be the same when it goes on, such as what was cut before.
             lesson: instead of the one at hand.
             movement: gathers that of the weights.
+            network: the student with what the lesson asks for; None = :meth:`network`.
         """
         return fit(
-            self.network(),
+            network or self.network(),
             self.data.train,
             lesson or self.lesson,
             settings,

@@ -26,9 +26,14 @@ class Lesson:
         teacher: runs on every batch that does not carry its scores already; None = no teacher, or all of the
             batches carry them.
 
+    Attributes:
+        pace: learning rate of the step at hand over the largest; 0 between steps.
+
     Raises:
         UsageError: ``RUB-TRAIN-025``: the teacher's scores are no target for this student.
     """
+
+    pace = 0.0
 
     def __init__(self, objective: Objective, settings: TrainSettings, teacher: Network | None = None) -> None:
         self.objective = objective

@@ -174,6 +174,7 @@ class _Run:
             step, self.settings.steps, self.settings.lr, self.settings.warmup, self.settings.lr_end
         )
         set_rate(self.optimiser, rate)
+        self.lesson.pace = rate / self.settings.lr
         self.network.train()
         self.optimiser.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
@@ -193,6 +194,7 @@ class _Run:
         if self.movement is not None:
             self.movement.add(self.network)
         self.optimiser.step()
+        self.lesson.pace = 0.0
         self._average(step)
         return StepRow(
             step + 1,

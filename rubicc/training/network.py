@@ -16,6 +16,7 @@ from rubicc.spec import ModelMeta
 from rubicc.text import did_you_mean
 
 Feeds = Mapping[str, Tensor]
+Maps = dict[str, tuple[int, Tensor]]  # name of a value -> axis of its channels, matrix
 
 
 class Network(nn.Module):
@@ -25,6 +26,8 @@ class Network(nn.Module):
         inner: the network that is trained.
         meta: its metadata; the first output is what losses are taken of.
         keep: intermediate values that are returned beside it.
+        maps: of kept values, by name: axis of the channels, and a first matrix ``(C, c)`` that takes the
+            ``c`` channels to the ``C`` returned instead; it is a parameter.
 
     Raises:
         UsageError: ``RUB-TRAIN-022``: no such intermediate value.
@@ -32,13 +35,18 @@ class Network(nn.Module):
 
     INNER = "inner."  # what the names of its parameters begin with
 
-    def __init__(self, inner: nn.Module, meta: ModelMeta, keep: Sequence[str] = ()) -> None:
+    def __init__(
+        self, inner: nn.Module, meta: ModelMeta, keep: Sequence[str] = (), maps: Maps | None = None
+    ) -> None:
         super().__init__()
         self.inner = inner
         self.meta = meta
         self.keep = tuple(keep)
         self.named = hasattr(inner, "write_back")
         self._seen: dict[str, Tensor] = {}
+        self._mapped = {name: (axis, f"map{at}") for at, (name, (axis, _)) in enumerate((maps or {}).items())}
+        for name, (_, start) in (maps or {}).items():
+            self.register_parameter(self._mapped[name][1], nn.Parameter(start.detach().clone()))
         if self.keep and self.named:
             inner.keep(set(self.keep))  # type: ignore[operator]
         elif self.keep:
@@ -58,11 +66,23 @@ class Network(nn.Module):
 
         return hook
 
+    def maps(self) -> Maps:
+        """The maps as they are now."""
+        return {name: (axis, self.get_parameter(own).detach()) for name, (axis, own) in self._mapped.items()}
+
+    def _through(self, name: str, value: Tensor) -> Tensor:
+        """A kept value with the channels of its map."""
+        if name not in self._mapped:
+            return value
+        axis, own = self._mapped[name]
+        return nn.functional.linear(value.movedim(axis, -1), self.get_parameter(own)).movedim(-1, axis)
+
     def forward(self, feeds: Feeds) -> tuple[Tensor, dict[str, Tensor]]:
         """Scores of the first output, and the kept values by name."""
         if self.named:
             made = self.inner(dict(feeds))
-            return made[self.meta.outputs[0].name], {name: made[name] for name in self.keep}
+            kept = {name: self._through(name, made[name]) for name in self.keep}
+            return made[self.meta.outputs[0].name], kept
         self._seen.clear()
         made = self.inner(*(feeds[spec.name] for spec in self.meta.inputs))
         first = made[0] if isinstance(made, tuple | list) else made

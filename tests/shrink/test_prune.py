@@ -93,6 +93,7 @@ def test_rounds_cut_step_by_step_and_train(model: Path, tmp_path: Path) -> None:
 def test_epochs_0_does_not_train(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = ["prune", str(model), "-o", str(tmp_path / "out"), "--ratio", "50%", "--epochs", "0"]
     args += ["--data", "simulated", "--chunk", "600", "--validation-items", "2", "--format", "json"]
+    args += ["--importance", "l2", "--repair-items", "0"]
     assert main(args) == 0
     told = json.loads(capsys.readouterr().out)["result"]
     assert "identity" in [row["what"] for row in told["figures"]] and not told["measured"]

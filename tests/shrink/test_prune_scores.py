@@ -96,7 +96,7 @@ def test_the_weights_that_go_moved_least(
     seen: list[dict[str, np.ndarray]] = []
     real = Movement.scores
     monkeypatch.setattr(Movement, "scores", lambda *given: seen.append(real(*given)) or seen[-1])
-    measure = Measure(movement=True, movement_steps=2)
+    measure = Measure(movement=True, movement_steps=2, repair=0)
     options = WeightOptions(0.5, method="given")
     made = pruned(model, tmp_path / "out", PruneSettings(None, options, train=False, measure=measure))
     before, after = (load_graph(p) for p in (start_of(model, tmp_path), made.path / "model.onnx"))

@@ -17,6 +17,8 @@ from rubicc.passes.prune import record
 from rubicc.passes.prune.choose import Removed, Rules, overall, shares, uniform, within_budget
 from rubicc.passes.prune.groups import Coupling, Group, groups
 from rubicc.passes.prune.importance import Importance, importance
+from rubicc.passes.prune.readers import Reader, readers
+from rubicc.passes.prune.reconstruct import Known, narrowed, ranked, repair
 from rubicc.passes.prune.slicing import cut
 from rubicc.passes.registry import Pass, register
 from rubicc.text import did_you_mean
@@ -29,8 +31,10 @@ class ChannelOptions:
     Attributes:
         ratio: share of the channels that go, counted from before any pruning; a budget overrides it.
         scope: ``uniform``: the same share of every group; ``global``: whichever matter least in the network.
-        importance: ``l1``, ``l2``, ``bn-scale``, ``random``, or ``given`` (see :mod:`.importance`).
+        importance: ``l1``, ``l2``, ``bn-scale``, ``random``, or ``given`` (see :mod:`.importance`), or
+            ``reconstruction``: what is lost after the others have made up for it (see :mod:`.reconstruct`).
         scores: of ``given``, by name of initializer.
+        known: what products read, by key of the reader; with it, what reads cut channels makes up for them.
         macs, weight_bytes: budgets; up to 1.0 a share of what there was before any pruning; 0: none.
         cost: any other measure of a graph (a predicted latency); ``budget`` bounds it.
         budget: largest value of ``cost``.
@@ -46,8 +50,9 @@ class ChannelOptions:
 
     ratio: float = 0.5
     scope: Literal["uniform", "global"] = "uniform"
-    importance: Importance = "l2"
+    importance: Importance | Literal["reconstruction"] = "l2"
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    known: Known = field(default_factory=dict)
     macs: float = 0.0
     weight_bytes: float = 0.0
     cost: Callable[[Graph], float] | None = None
@@ -66,6 +71,8 @@ class ChannelOptions:
             raise ValueError(f"ratio is {self.ratio} and most is {self.most}: at least 0 and below 1")
         if self.align < 1:
             raise ValueError(f"align is {self.align}: at least 1")
+        if self.importance == "reconstruction" and not self.known:
+            raise ValueError("importance by reconstruction needs to know what products read")
         budgets = [self.macs, self.weight_bytes, 0.0 if self.cost is None else self.budget]
         if min(budgets) < 0 or sum(bool(b) for b in budgets) > 1:
             raise ValueError(f"budgets are {budgets}: give one, above 0")
@@ -94,7 +101,8 @@ class Cut:
 class PruneChannels(Pass):
     """Channels that matter least are cut out with everything that reads them; shapes shrink.
 
-    Inputs, outputs and whatever is coupled to them stay. What is cut is noted, and stands in ``cuts``.
+    Inputs, outputs and whatever is coupled to them stay. What is cut is noted, and stands in ``cuts``;
+    ``narrowed`` says of what products read how it was before (:func:`.reconstruct.narrowed`).
 
     ::
 
@@ -113,10 +121,12 @@ class PruneChannels(Pass):
     def run(self, graph: Graph) -> bool:
         """See :class:`Pass`."""
         self.cuts: list[Cut] = []
+        self.narrowed: dict[str, tuple[int, np.ndarray]] = {}
         coupling = self.couple(graph)
         chosen = self._candidates(coupling)
         state = record.read(graph)
-        scores = {group.name: self._scores(graph, group) for group in chosen}
+        products = readers(graph) if self.options.known else []
+        scores = {group.name: self._scores(graph, group, products) for group in chosen}
         rules = Rules(self.options.align, self.options.most, state["channels"])
         removed = self._choose(graph, coupling, chosen, scores, rules, state)
         labels = _labels(chosen, removed)
@@ -128,6 +138,9 @@ class PruneChannels(Pass):
             return False
         for group in coupling.groups:
             state["channels"].setdefault(group.name, group.size)
+        self.narrowed = narrowed(coupling, labels, readers(graph), self.options.known)
+        for reader, lost in repair(coupling, labels, products, self.options.known):
+            self.note(reader.name, f"least squares: {lost:.2%} of the power of what it gives is lost")
         cut(graph, coupling, labels, self.id)
         record.write(graph, state)
         return True
@@ -146,9 +159,12 @@ class PruneChannels(Pass):
                 raise UsageError("RUB-PASS-050", f"no group of channels is called {pattern!r}", hint=hint)
         return [g for g in found if not any(fnmatchcase(g.name, pattern) for pattern in opts.skip)]
 
-    def _scores(self, graph: Graph, group: Group) -> np.ndarray:
+    def _scores(self, graph: Graph, group: Group, products: Sequence[Reader]) -> np.ndarray:
         opts = self.options
-        found = importance(graph, group, opts.importance, seed=opts.seed, scores=opts.scores)
+        if opts.importance == "reconstruction":
+            found = ranked(group, products, opts.known)
+        else:
+            found = importance(graph, group, opts.importance, seed=opts.seed, scores=opts.scores)
         if found is not None:
             return found
         self.decisions.append(

@@ -14,6 +14,8 @@ from rubicc.errors import UsageError
 from rubicc.ir.graph import Graph
 from rubicc.passes.prune import record
 from rubicc.passes.prune.layer_file import assigned
+from rubicc.passes.prune.readers import Reader, readers
+from rubicc.passes.prune.reconstruct import Known, refit
 from rubicc.passes.quantize.sites import SPARSE_KEY, Site, sites
 from rubicc.passes.registry import Pass, register
 from rubicc.passes.rewrite import constant
@@ -34,6 +36,8 @@ class WeightOptions:
         rule: ``exact`` share; ``taiyaki``: zero where smaller than the element at that share of the sorted
             magnitudes, so that equal ones stay (its ``prune.py``).
         scores: of ``given``, by name of initializer (movement: -weight x gradient, summed in training).
+        known: what products read, by key of the reader; with it, the weights that stay of each output make up
+            for those that go (least squares, see :mod:`.reconstruct`).
         least: elements that a weight must have.
         skip: names of nodes whose weights stay.
         seed: of ``random``.
@@ -46,6 +50,7 @@ class WeightOptions:
     pattern: str = ""
     rule: Literal["exact", "taiyaki"] = "exact"
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    known: Known = field(default_factory=dict)
     least: int = 1
     skip: tuple[str, ...] = ()
     seed: int = 0
@@ -86,14 +91,15 @@ class PruneWeights(Pass):
         opts = self.options
         found = sites(graph, least=opts.least, quantised=True, skip=opts.skip)
         state = record.read(graph)
-        marked = {site.name for site, drop in self._choose(found) if self._drop(site, drop)}
+        products = {reader.name: reader for reader in readers(graph)} if opts.known else {}
+        marked = {site.name for site, drop in self._choose(found) if self._drop(site, drop, products)}
         if not marked:
             return False
         state["weights"] = sorted({*state["weights"], *marked})
         record.write(graph, state)
         return True
 
-    def _drop(self, site: Site, drop: np.ndarray) -> bool:
+    def _drop(self, site: Site, drop: np.ndarray, products: Mapping[str, Reader]) -> bool:
         """Set weights to 0 and mark the tensor; whether that changed anything."""
         before = np.count_nonzero(site.array)
         array = np.where(drop, np.float32(0), site.array)
@@ -101,9 +107,15 @@ class PruneWeights(Pass):
         mark = f"{1.0 - after / array.size:.4f}"
         if after == before and (not drop.any() or site.value.metadata_props.get(SPARSE_KEY) == mark):
             return False
-        site.value.const_value = ir.tensor(array, name=site.name)  # a new tensor: copies share the old
+        what = f"{before - after} of {array.size} weights set to 0, {after} are left"
+        product = products.get(site.name)
+        lost = refit(product, array == 0, self.options.known) if product is not None else None
+        if lost is None:
+            site.value.const_value = ir.tensor(array, name=site.name)  # a new tensor: copies share the old
+        else:
+            what += f"; least squares: {lost:.2%} of the power of what it gives is lost"
         site.value.metadata_props[SPARSE_KEY] = mark
-        self.note(site.name, f"{before - after} of {array.size} weights set to 0, {after} are left")
+        self.note(site.name, what)
         return True
 
     def _choose(self, found: Sequence[Site]) -> list[tuple[Site, np.ndarray]]:

@@ -67,7 +67,7 @@ class RoundWeights(Pass):
             seen = self.options.inputs.get(x.name or "") if x is not None else None
             wanted = is_standard(node, "Conv", "MatMul", "Gemm") and node.name not in self.options.skip
             done = node.metadata_props.get(MADE_BY_KEY) == self.id
-            if seen and wanted and not done and quantisable(node) and _bias_is_known(node):
+            if seen and wanted and not done and quantisable(node) and bias_is_known(node):
                 changed |= self._round(edit, node, seen)
         return changed
 
@@ -240,7 +240,7 @@ def from_rows(node: ir.Node, rows: np.ndarray, like: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(weight.T if turned else weight, dtype=np.float32)
 
 
-def _bias_is_known(node: ir.Node) -> bool:
+def bias_is_known(node: ir.Node) -> bool:
     """Whether the bias, if any, is a constant with one number per output channel, added as it is."""
     if len(node.inputs) < 3 or node.inputs[2] is None:
         return node.op_type != "Gemm" or node.attributes.get_float("alpha", 1.0) == 1.0

@@ -1,0 +1,71 @@
+"""Hidden layers of a network that was cut, kept like those of the network it was cut from.
+
+The scores alone say little about each frame; every layer of the whole network says what the smaller one
+should know there. Layers of fewer channels are compared through linear maps that are trained along and thrown
+away (Romero et al., "FitNets", 2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rubicc.training.data.stream import Batch
+from rubicc.training.lessons import Lesson
+from rubicc.training.network import Network
+
+
+class Hidden(Lesson):
+    """Another lesson, and the mean over layers of ``|map(h) - h'|^2 / |h' - mean h'|^2`` beside it.
+
+    It counts less the smaller the learning rate gets: the last steps are for the scores alone. Validation is
+    that of the other lesson.
+
+    Args:
+        lesson: of scores and bases.
+        whole: the network before it was cut, keeping the values by name.
+        weight: of the hidden layers at the peak of the learning rate.
+        teaches: whether ``whole`` is the lesson's teacher as well, so that one run gives both.
+    """
+
+    def __init__(self, lesson: Lesson, whole: Network, weight: float, *, teaches: bool) -> None:
+        self.objective, self.settings, self.teacher = lesson.objective, lesson.settings, lesson.teacher
+        self.by_calls, self.pairs = lesson.by_calls, lesson.pairs
+        self.whole, self.weight = whole, weight
+        self.teaches = teaches and not lesson.by_calls and not lesson.pairs
+
+    def __repr__(self) -> str:
+        return f"Hidden({super().__repr__()}, {self.whole.keep}, {self.weight})"
+
+    def to(self, device: torch.device) -> Hidden:
+        """Teacher and whole network on another device."""
+        super().to(device)
+        self.whole.to(device)
+        return self
+
+    @torch.no_grad()
+    def prepare(self, batch: Batch) -> Batch:
+        """As the other lesson; what ``whole`` says is taken with the hidden layers."""
+        return batch if self.teaches and self.pace else super().prepare(batch)
+
+    def losses(self, scores: Tensor, kept: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """See :meth:`Lesson.losses`; ``features`` is the part of the hidden layers."""
+        if not self.pace:
+            return super().losses(scores, kept, batch)
+        with torch.no_grad():
+            said, seen = self.whole(batch.feeds)
+        if self.teaches and batch.teacher is None:
+            batch = replace(batch, teacher=said)
+        parts = super().losses(scores, kept, batch)
+        unlike = [_unlike(kept[name].float(), seen[name].float()) for name in self.whole.keep]
+        hidden = torch.stack(unlike).mean()
+        parts["loss"] = parts["loss"] + self.weight * self.pace * hidden
+        parts["features"] = parts.get("features", 0.0) + hidden
+        return parts
+
+
+def _unlike(made: Tensor, given: Tensor) -> Tensor:
+    return (made - given).square().mean() / given.var().clamp_min(1e-12)
