@@ -326,7 +326,7 @@ class Backend(Protocol):
         widths(target, node, granularity): :class:`Widths` of one layer of a float graph whose weights have a
             scale per ``tensor``, ``channel`` or ``block``; `rubicc quantize --target` asks for it.
         predict(graph, target, feeds): :class:`Predicted` of a cleaned-up graph whose shapes are numbers, with
-            one item to take ranges from; raises as ``prepare`` and ``plan`` do. `rubicc prune --latency` asks.
+            one item to take ranges from; raises as ``prepare`` and ``plan``. `rubicc prune --latency` asks.
     """
 
     name: str
