@@ -45,8 +45,6 @@ class Arm:
         model: ``mgru``, or a factory of ``flipflop_student``.
         steps: of distillation from the mGru; 0: nothing is trained.
         lr: where the rate begins to fall.
-        every: trained on the six reads as well (as raw reads; choices on parts of reads held out), and scored
-            on the seventh alone, which no choice has seen then.
         seeds: how many; 1 where nothing is random.
     """
 
@@ -55,7 +53,6 @@ class Arm:
     steps: int = 0
     lr: float = 0.001
     seeds: int = 3
-    every: bool = False
 
 
 def _taiyaki(first: int, recurrent: int) -> str:
@@ -70,26 +67,20 @@ def _taiyaki(first: int, recurrent: int) -> str:
 
 LAYERS = {"v1": _taiyaki(25, 50), "v2": _taiyaki(40, 60)}
 STUDENT_STEPS = 900
-# Ten reads are learned by heart in long runs: more copies of them, stretched further.
-WIDE = ("--copies", "16", "--stretch", "0.15")
+STRETCHED = ("--stretch", "0.15")  # ten reads are learned by heart in long runs
 ARMS: dict[str, Arm] = {
     "mgru in float": Arm(("compile", "--target", "cpu"), seeds=1),
-    "prune to 50 % MACs": Arm(("prune", "--macs", "50%", "--align", "4", *WIDE), steps=10_000, lr=0.01),
-    "prune to 45 % MACs, short": Arm(("prune", "--macs", "50%", "--align", "8"), steps=2500, lr=0.01),
+    "prune to 50 % MACs": Arm(("prune", "--macs", "50%", *STRETCHED), steps=6500, lr=0.01),
+    "prune to 25 % MACs": Arm(("prune", "--macs", "25%", *STRETCHED), steps=7000, lr=0.01),
+    "prune to 50 % MACs, short": Arm(("prune", "--macs", "50%", *STRETCHED), steps=1000, lr=0.01),
+    "prune to 25 % MACs, short": Arm(("prune", "--macs", "25%", *STRETCHED), steps=1000, lr=0.01),
+    **{
+        f"prune to {share} % MACs, no training": Arm(("prune", "--macs", f"{share}%"), seeds=1)
+        for share in (90, 80, 70, 60, 50, 40, 25)
+    },
     "student with skips": Arm(("train",), "with_skips", STUDENT_STEPS, 0.006),
     "student trained without skips": Arm(("train",), "without_skips", STUDENT_STEPS, 0.006),
     "student, skips removed on the way": Arm(("skipclip",), "with_skips", STUDENT_STEPS, 0.006),
-    **{
-        f"prune to {share} % MACs, all reads": Arm(
-            ("prune", "--macs", f"{share}%", "--align", "4", "--importance", "taylor", *WIDE),
-            steps=3000,
-            lr=0.01,
-            every=True,
-        )
-        for share in (50, 25)
-    },
-    "mgru in float, all reads": Arm(("compile", "--target", "cpu"), seeds=1, every=True),
-    "prune to 25 % MACs, short": Arm(("prune", "--macs", "25%", "--align", "8"), steps=2500, lr=0.01),
     "int8 weights and activations": Arm(("quantize", "--bits", "8", "--activations", "8"), seeds=1),
     "mean 5.5 bits, no training": Arm(("quantize", "--weights-mean-bits", "5.5"), seeds=1),
     "mean 5.5 bits": Arm(("quantize", "--weights-mean-bits", "5.5"), steps=120),
@@ -100,15 +91,17 @@ ARMS: dict[str, Arm] = {
     ),
     "taiyaki v1 (36.4 % zeros), no training": Arm(("prune", "--layers", "v1"), seeds=1),
     "taiyaki v2 (48.5 % zeros), no training": Arm(("prune", "--layers", "v2"), seeds=1),
-    "taiyaki v1 (36.4 % zeros)": Arm(("prune", "--layers", "v1", *WIDE), steps=1500, lr=0.004),
-    "taiyaki v2 (48.5 % zeros)": Arm(("prune", "--layers", "v2", *WIDE), steps=1500, lr=0.004),
+    "taiyaki v1 (36.4 % zeros)": Arm(("prune", "--layers", "v1", *STRETCHED), steps=800, lr=0.002),
+    "taiyaki v2 (48.5 % zeros)": Arm(("prune", "--layers", "v2", *STRETCHED), steps=800, lr=0.002),
     **{
         f"{share} % zeros, no training": Arm(("prune", "--sparsity", f"{share}%"), seeds=1)
         for share in (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
     },
     **{
-        f"{share} % zeros": Arm(("prune", "--sparsity", f"{share}%"), steps=250, lr=0.004, seeds=1)
-        for share in (50, 70, 80, 90, 95)
+        f"{share} % zeros": Arm(
+            ("prune", "--sparsity", f"{share}%", *STRETCHED), steps=250, lr=0.004, seeds=1
+        )
+        for share in (10, 30, 50, 70, 80, 90, 95)
     },
 }
 
@@ -149,7 +142,7 @@ def run(folder: Path, name: str, seed: int) -> None:
             print(f"{key}: {made.stderr[-2000:]}", file=sys.stderr)
             return
     seconds = time.perf_counter() - began
-    scores = score(out, ARMS[name].every)
+    scores = score(out)
     report = json.loads((out / "report.json").read_text())
     figures = {row["what"]: row["after"] for row in report.get("figures", ())}
     with LOCK:
@@ -176,16 +169,14 @@ def command(folder: Path, arm: Arm, seed: int, out: Path) -> list[str]:
     words += ["-o", str(out), "--threads", "1", "--quiet"]
     if words[0] == "compile":
         return words
-    if words[0] == "quantize" or arm.steps:
+    if words[0] in ("prune", "quantize") or arm.steps:
         reads = [path for path in sorted((SHARED / "r9_reads").glob("*.fast5")) if not scored(path)]
-        reads += as_raw(folder) if arm.every else []
         words += ["--data", *map(str, reads), "--teacher", str(MGRU), "--teacher-arch", "taiyaki-mgru"]
-        words += ["--seed", str(seed), "--chunk", "2400"]
-        words += [] if arm.every else ["--validation", str(CHOICES)]
-        words += [] if "--copies" in words else ["--copies", "4"]
+        words += ["--seed", str(seed), "--chunk", "2400", "--validation", str(CHOICES)]
+        words += [] if words[0] == "prune" else ["--copies", "4"]
     if arm.steps:
         words += ["--alpha", "1", "--lr", str(arm.lr)]
-        return [*words, "--steps", str(arm.steps), "--validate-every", "100"]
+        return [*words, "--steps", str(arm.steps), "--validate-every", "250"]
     return [*words, "--epochs", "0"] if "--data" in words else words
 
 
@@ -194,30 +185,20 @@ def six() -> list[Path]:
     return [path for path in sorted((SHARED / "mapped").glob("*.npz")) if path != CHOICES]
 
 
-def as_raw(folder: Path) -> list[Path]:
-    """The six without their bases, as a teacher labels them."""
-    home = folder / "reads"
-    home.mkdir(exist_ok=True)
-    for path in six():
-        with np.load(path, allow_pickle=False) as arrays:
-            kept = {n: arrays[n] for n in ("dac", "offset", "range", "digitisation", "sampling_rate")}
-        np.savez(home / path.name, **kept)
-    return [home / path.name for path in six()]
-
-
 def scored(path: Path) -> bool:
     """Whether a raw read is scored."""
     return path.name.startswith(SCORED_RAW)
 
 
-def score(result: Path, every: bool) -> dict[str, dict]:
-    """What `rubicc evaluate` says of the calls of each mapped read, or of the seventh."""
+def score(result: Path) -> dict[str, dict]:
+    """What `rubicc evaluate` says of the calls of each mapped read."""
     calls = result.with_suffix(".fasta")
-    reads = [str(CHOICES)] if every else list(map(str, six()))
-    made = rubicc(["basecall", str(result), *reads, "-o", str(calls), "--force", "--quiet", "--threads", "1"])
+    made = rubicc(
+        ["basecall", str(result), *map(str, six()), "-o", str(calls), "--force", "--quiet", "--threads", "1"]
+    )
     if made.returncode:
         raise SystemExit(made.stderr)
-    truth = str(SHARED / "mapped" / f"references_{'valid' if every else 'train'}.fasta")
+    truth = str(SHARED / "mapped" / "references_train.fasta")
     made = rubicc(["evaluate", str(calls), "--reference", truth, "--whole-reference", "--format", "json"])
     if made.returncode:
         raise SystemExit(made.stderr)

@@ -37,7 +37,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "temperature": ("T", "of teacher and student (default 1)"),
         "distil": ("HOW", "paths, frames or auto: paths of transitions where there are some"),
         "labels": ("WHAT", "scores, calls or auto: what is learned of the teacher"),
-        "copies": ("N", "copies of each raw read labelled beforehand; 0 = label in every step (default 6, of prune 0)"),
+        "copies": (
+            "N",
+            "copies of each raw read labelled beforehand (default 6); 0, as of prune: label in every step",
+        ),
         "feature_weight": ("X", "weight of --feature (default 1)"),
     },
     "validation": {
