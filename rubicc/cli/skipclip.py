@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rubicc.cli.compile import resolve_settings
@@ -25,10 +26,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("which skips, in which order")
     group.add_argument("--only", action="append", metavar="NAME", help="skips that go, e.g. 'blocks.1*'")
     group.add_argument("--keep", action="append", metavar="NAME", help="skips that stay")
-    group.add_argument("--stride", metavar="N", help="skips that go at a time (default 1)")
     group.add_argument(
-        "--order", choices=("input", "importance"), help="from the input side (default), or weakest first"
+        "--stride", metavar="N", help="skips that go at a time (default: as MODEL's schedule, or 1)"
     )
+    group.add_argument(
+        "--order",
+        choices=("input", "importance"),
+        help="from the input side, or weakest first (default: as MODEL's schedule, or input)",
+    )
+    group.add_argument("--stages", metavar="N", help="only the next N stages; a later run goes on with OUT")
+    group.add_argument("--anew", action="store_true", help="do not go on with the schedule in MODEL")
     group = parser.add_argument_group("how")
     group.add_argument("--fold", action="store_true", help="fold where that loses nothing, else remove")
     group.add_argument(
@@ -59,7 +66,7 @@ def skip_settings(args: argparse.Namespace) -> Any:
     from rubicc.shrink.skip_schedule import SkipSettings
 
     found: dict[str, Any] = {}
-    for name in ("stride", "recalibrate"):
+    for name in ("stride", "stages", "recalibrate"):
         if getattr(args, name) is not None:
             found[name] = _number(name, getattr(args, name), int)
     if args.share is not None:
@@ -68,13 +75,14 @@ def skip_settings(args: argparse.Namespace) -> Any:
         found["order"] = args.order
     if args.only:
         found["names"] = tuple(args.only)
-    return SkipSettings(keep=tuple(args.keep or ()), fold=args.fold, train=args.epochs is None, **found)
+    found |= {"keep": tuple(args.keep or ()), "fold": args.fold, "anew": args.anew}
+    return SkipSettings(train=args.epochs is None, **found)
 
 
 def _list(args: argparse.Namespace, console: Console, reading: Settings) -> int:
     from rubicc.shrink.skipclip import skips_of
 
-    skips, reasons = skips_of(args.model, reading)
+    skips, reasons, plan = skips_of(args.model, reading)
     found = [
         {
             "name": one.name,
@@ -94,5 +102,8 @@ def _list(args: argparse.Namespace, console: Console, reading: Settings) -> int:
     text = table(("skip", "kind", "form", "weights", "folding"), rows, right="3")
     if stay:
         text += ["", *table(("stays", "because"), [(one["name"], one["reason"]) for one in stay])]
-    console.result({"skips": found, "refused": stay}, text)
+    if plan is not None:
+        coming = "; ".join(", ".join(stage) for stage in plan.remaining)
+        text += ["", f"schedule: {plan.words}" + (f": {coming}" if coming else "")]
+    console.result({"skips": found, "refused": stay, "schedule": plan and asdict(plan)}, text)
     return 0

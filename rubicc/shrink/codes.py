@@ -78,6 +78,11 @@ CODES: dict[str, tuple[str, str]] = {
         "The schedule of an unfinished run cannot be read",
         "OUT.partial/schedule.json is damaged. Give --force to start over, or choose another -o.",
     ),
+    "RUB-SHRINK-054": (
+        "The model's schedule of skips cannot be read",
+        "A network that `rubicc skipclip` made carries its schedule: which skips went, which are to go. This "
+        "one is damaged. Give --anew to make another one from the skips that are there.",
+    ),
     "RUB-SHRINK-070": (
         "Contradicting or impossible options of quantisation",
         "Weights have 2 to 8 bits, activations 8 or 32, a width for all excludes budgets, and a table of "
@@ -210,6 +215,11 @@ CODES: dict[str, tuple[str, str]] = {
         "A latency was predicted on inputs that were made up",
         "The target's own model wants a network with known ranges of values. They came from simulated signal "
         "or drawn numbers; only shapes and widths decide how long the network takes.",
+    ),
+    "RUB-SHRINK-D50": (
+        "The model's own schedule of skips was gone on with",
+        "An earlier run removed some of its skips. Stages are counted on, and stride and order that were not "
+        "given are those of that run. Give --anew, --stride or --order for others.",
     ),
     "RUB-SHRINK-D06": (
         "A skip was removed, not folded",

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rubicc.evidence.change import Figure, Table
+from rubicc.evidence.decision import Decision
 from rubicc.shrink import result as results
 from rubicc.shrink.told import Change, Part, shown, with_identity
 
 if TYPE_CHECKING:
-    from rubicc.evidence.decision import Decision
     from rubicc.ir.graph import Graph
     from rubicc.passes.skip.find import Residual
-    from rubicc.shrink.skip_schedule import SkipSettings
+    from rubicc.shrink.skip_schedule import Plan, SkipSettings
     from rubicc.shrink.student import Student
     from rubicc.training.history import History, ValidationRow
     from rubicc.training.scoring import Score
@@ -51,12 +51,15 @@ class Removal:
     Attributes:
         start: the graph with all its skips.
         found: skips by name.
+        before, plan: the network's schedule as it came and as it goes on; None: it came without.
         importance: movement of the output by name of skip; empty where it was not measured.
     """
 
     start: Graph
     settings: SkipSettings
     found: Mapping[str, Residual]
+    before: Plan | None = None
+    plan: Plan | None = None
     done: Sequence[Stage] = ()
     decisions: Sequence[Decision] = ()
     importance: Mapping[str, float] = field(default_factory=dict)
@@ -69,28 +72,44 @@ def change(student: Student, graph: Graph, removal: Removal) -> Change:
     asked = {
         name: ", ".join(value) if isinstance(value, tuple) else value
         for name, value in vars(removal.settings).items()
+        if value is not None
     }
+    if removal.plan is not None:
+        asked |= {"stride": removal.plan.stride, "order": removal.plan.order, "schedule": removal.plan.words}
     return Change(
         "skipclip",
         student,
         graph,
-        _headline(figures, done),
+        _headline(figures, removal),
         figures,
         asked,
         removal.first,
         done[-1].after,
         [Part(one.name, one.history) for one in done if one.history],
         tables=_tables(done, removal.found, removal.importance),
-        decisions=removal.decisions,
+        decisions=[*_gone_on(student.name, removal), *removal.decisions],
     )
 
 
-def _headline(figures: Sequence[Figure], done: Sequence[Stage]) -> str:
+def _gone_on(name: str, removal: Removal) -> list[Decision]:
+    """That the network's own schedule was followed, where it was."""
+    if removal.before is None or removal.plan is None:
+        return []
+    here = ", ".join(name for one in removal.done for name in (*one.removed, *one.folded))
+    what = f"goes on behind stage {len(removal.before.gone)} with {here}, stride {removal.plan.stride}"
+    why = f"the model carries a schedule ({removal.before.words}); --anew makes another"
+    return [Decision("RUB-SHRINK-D50", name, what, why)]
+
+
+def _headline(figures: Sequence[Figure], removal: Removal) -> str:
+    done, plan = removal.done, removal.plan
     removed, folded = (sum(len(getattr(one, name)) for one in done) for name in ("removed", "folded"))
     parts = [f"{count} {'skip' if count == 1 else 'skips'} {what}" for count, what in
              ((removed, "removed"), (folded, "folded without loss")) if count]  # fmt: skip
     by_name = {figure.what: figure for figure in figures}
     text = f"{', '.join(parts)}; {1 + (by_name['parameters'].relative or 0.0):.1%} of the parameters are left"
+    if plan is not None and plan.remaining:
+        text += f"; {plan.words}"
     return with_identity(text, done[-1].after)
 
 

@@ -187,7 +187,7 @@ def test_a_damaged_schedule(model: Path, tmp_path: Path) -> None:
     state = tmp_path / "out.partial"
     state.mkdir()
     (state / "lock").touch()
-    (state / skip_schedule.FILE).write_text('{"version": 1, "stages"')
+    (state / skip_schedule.FILE).write_text('{"version": 2, "stages"')
     with pytest.raises(UsageError, match="RUB-SHRINK-053"):
         clipped(model, tmp_path / "out", **options)
     made, _ = clipped(model, tmp_path / "out", reading=Settings(force=True), **options)
