@@ -25,8 +25,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-import numpy as np
-
 HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("RUBICC_SHARED_DATA", HERE.parents[1] / "shared" / "data"))
 MGRU = SHARED / "weights" / "r9_mgru_flipflop.safetensors"
