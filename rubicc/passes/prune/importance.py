@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
-import onnx_ir as ir
 
 from rubicc.errors import UsageError
-from rubicc.ir.graph import Graph, is_quantiser
+from rubicc.ir.graph import Graph
 from rubicc.passes.prune.groups import Group, Member
+from rubicc.passes.prune.readers import behind
 from rubicc.passes.quantize.sites import weight_roles
 from rubicc.passes.rewrite import constant, is_standard
 
@@ -117,25 +117,7 @@ def reading(graph: Graph) -> frozenset[tuple[str, int]]:
         roles = ((1, 1, 2), (2, 1, 2)) if is_standard(node, "RNN") else weight_roles(node)
         for index, _, into in roles:
             value = node.inputs[index] if index < len(node.inputs) else None
-            place = None if is_standard(node, "Gather") else _behind(value, into)
-            if place is not None:
-                found.add(place)
+            stored = None if is_standard(node, "Gather") else behind(value)
+            if stored is not None:
+                found.add((stored.value.name or "", stored.order[into % len(stored.order)]))
     return frozenset(found)
-
-
-def _behind(value: ir.Value | None, axis: int) -> tuple[str, int] | None:
-    """The initializer that ``value`` is a quantised or transposed form of, and its axis."""
-    while value is not None:
-        array, maker = constant(value), value.producer()
-        if array is not None:
-            return value.name or "", axis % array.ndim
-        if maker is None:
-            return None
-        if is_standard(maker, "Transpose"):
-            order = maker.attributes.get_ints("perm", ())
-            rank = len(value.shape or order)
-            axis = order[axis] if order else rank - 1 - axis % rank
-        elif not (is_quantiser(maker) or is_standard(maker, "Identity", "Cast")):
-            return None
-        value = maker.inputs[0]
-    return None

@@ -163,38 +163,50 @@ def _reader(node: ir.Node, index: int, _: int, into: int) -> Reader | None:
     # Otherwise a GRU multiplies the weights of its new gate by r * h, which is no value of a graph.
     if index == 2 and node.op_type == "GRU" and node.attributes.get_int("linear_before_reset", 0) != 1:
         return None
-    behind = _behind(node.inputs[index])
+    stored = behind(node.inputs[index])
     x = node.outputs[0] if index == 2 else node.inputs[0]
-    if behind is None or x is None or not x.name:
+    array = constant(stored.value) if stored is not None else None
+    if stored is None or array is None or not stored.alone or x is None or not x.name:
         return None
-    value, order = behind
-    array = constant(value)
-    assert array is not None
     rank = 3 if recurrent else array.ndim if node.op_type == "Conv" else 2
     if array.dtype != np.float32 or array.ndim != rank:
         return None
-    found = Reader(node, index, value, order, order[into % rank], x.name)
+    found = Reader(node, index, stored.value, stored.order, stored.order[into % rank], x.name)
     return found if found.rows().shape[2] <= WIDEST else None
 
 
-def _behind(value: ir.Value | None) -> tuple[ir.Value, tuple[int, ...]] | None:
-    """The initializer that ``value`` is a quantised or transposed form of, read by nothing else, and how."""
+@dataclass(frozen=True)
+class Stored:
+    """Where weights come from.
+
+    Attributes:
+        value: the initializer.
+        order: permutation of its axes on the way to the product.
+        alone: nothing else reads it, or what it becomes on the way.
+    """
+
+    value: ir.Value
+    order: tuple[int, ...]
+    alone: bool
+
+
+def behind(value: ir.Value | None) -> Stored | None:
+    """The initializer that ``value`` is a quantised or transposed form of; ``None``: it is computed."""
     turns: list[list[int]] = []
+    alone = True
     while value is not None:
         array, maker = constant(value), value.producer()
-        if len(list(value.uses())) != 1 or value.is_graph_output():
-            return None
-        if array is not None and maker is None:
+        alone &= len(list(value.uses())) == 1 and not value.is_graph_output()
+        if array is not None:
             order = list(range(array.ndim))
             for turn in reversed(turns):
-                order = [order[axis] for axis in turn]
-            return value, tuple(order)
+                order = [order[axis] for axis in turn or order[::-1]]
+            return Stored(value, tuple(order), alone and maker is None)
         if maker is None:
             return None
         if is_standard(maker, "Transpose"):
-            rank = len(value.shape) if value.shape is not None else 2
-            turns.append(list(maker.attributes.get_ints("perm", list(range(rank))[::-1])))
-        elif not (is_quantiser(maker) or is_standard(maker, "Identity")):
+            turns.append(list(maker.attributes.get_ints("perm", ())))
+        elif not (is_quantiser(maker) or is_standard(maker, "Identity", "Cast")):
             return None
         value = maker.inputs[0]
     return None
