@@ -320,7 +320,7 @@ def chain(
     out: str | Path | None,
     wish: Wish | None = None,
     watcher: Watcher | None = None,
-) -> Chained:
+) -> Chained | None:
     """Carry out a chain of verbs, each on what the one before has made; what is done already is reused.
 
     Args:
@@ -328,6 +328,9 @@ def chain(
         out: folder of the results: ``1-skipclip``, ``2-prune`` ...; ``None`` only for a dry run.
         wish: what to do again, where to stop, or only to say what would be done.
         watcher: is told of every step of a training.
+
+    Returns:
+        What was done; None in processes of torchrun that are not the first.
 
     Raises:
         RubiccError: ``RUB-SHRINK-090`` to ``-095``, or that of a step, with its name; the steps before it are

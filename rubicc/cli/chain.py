@@ -44,7 +44,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     wish = Wish(args.dry_run, args.force, args.first, args.last)
     made = api.chain(chain, out=args.output, wish=wish, watcher=watcher(console))
-    console.result(_value(made), _lines(made))
+    if made is not None:
+        console.result(_value(made), _lines(made))
     return 0
 
 

@@ -15,17 +15,18 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rubicc import __version__
 from rubicc.errors import OutputExists, UsageError
 from rubicc.evidence.staging import check_replaceable
 from rubicc.genomics.journal import partial_folder
-from rubicc.settings import Settings
 from rubicc.shrink import chain_report
+from rubicc.shrink.chain_doing import Doing, reading_of
 from rubicc.shrink.chain_record import LOCK, Record
 from rubicc.shrink.chain_steps import COMPILE, VERBS, Chain, Step, within
 from rubicc.shrink.fingerprint import digest
+from rubicc.training.machines import first
 
 if TYPE_CHECKING:
     from rubicc.evidence.change import ChangeReport
@@ -78,23 +79,29 @@ class Wish:
     last: str | None = None
 
 
-def run(chain: Chain, out: Path | None, wish: Wish, watcher: Watcher | None = None) -> Chained:
+def run(chain: Chain, out: Path | None, wish: Wish, watcher: Watcher | None = None) -> Chained | None:
     """Carry out ``chain`` in the folder ``out``, which may be None for a dry run.
+
+    Returns:
+        What came of it; None in the processes of torchrun that are not the first, which only train along.
 
     Raises:
         RubiccError: of a step, with its name; the steps before it are done, ``OUT/N-NAME.partial`` keeps what
             this one has trained. ``RUB-SHRINK-091`` to ``-095``.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        what = "a chain runs in one process, and this is one of several"
-        raise UsageError("RUB-SHRINK-095", what, hint="run its verbs one by one under torchrun")
-    record = Record.read(out, force=wish.force) if out is not None else Record(Path())
-    work = _Work(chain, record, wish, watcher)
     if wish.dry_run:
-        return Chained(None, tuple(work.planned()))
+        record = Record.read(out, force=wish.force) if out is not None else Record(Path())
+        return Chained(None, tuple(_Work(chain, record, wish).planned())) if first() else None
     assert out is not None
+    doing = Doing.of(chain, out, watcher)
+    if not first():
+        doing.follow()
+        return None
+    work = _Work(chain, Record.read(out, force=wish.force), wish)
     with _locked(out):
-        return work.carried_out()
+        made = work.carried_out(doing)
+    doing.end()
+    return made
 
 
 @contextlib.contextmanager
@@ -118,15 +125,15 @@ def _locked(out: Path) -> Iterator[None]:
 class _Work:
     """A chain in one folder: what is made of what, what is there, and the doing."""
 
-    def __init__(self, chain: Chain, record: Record, wish: Wish, watcher: Watcher | None) -> None:
-        self.chain, self.record, self.watcher = chain, record, watcher
+    def __init__(self, chain: Chain, record: Record, wish: Wish) -> None:
+        self.chain, self.record = chain, record
         count = len(chain.steps)
         self.again = 0 if wish.force else count if wish.first is None else chain.place(wish.first)
         self.end = count if wish.last is None else chain.place(wish.last) + 1
         if wish.first is not None and wish.last is not None and self.again >= self.end:
             what = f"--until {wish.last} stands before --from {wish.first}"
             raise UsageError("RUB-SHRINK-094", what, hint="give them in the order of the recipe")
-        self.readings = [self._reading(index) for index in range(count)]
+        self.readings = [reading_of(chain, index) for index in range(count)]
         # Whatever cannot be read is found before anything is trained.
         self.parts = [self._parts(index) for index in range(count)]
         self.parts[0]["model"] = self._first_model()
@@ -143,7 +150,7 @@ class _Work:
             model = self._model_of(folder) if did == "reuse" else ""
         return made
 
-    def carried_out(self) -> Chained:
+    def carried_out(self, doing: Doing) -> Chained:
         """Do what is not done, and tell."""
         made: list[Done] = []
         model = self.parts[0]["model"]
@@ -156,19 +163,15 @@ class _Work:
                 self._settle(folder)
             else:
                 with within(f"{self.chain.source}, step {folder}"):
-                    self._do(index, {**self.parts[index], "model": model}, fresh=did == "run")
+                    self._clear(index, {**self.parts[index], "model": model}, fresh=did == "run")
+                doing.step(index)
+                self._forget(f"{folder}.old")
             made.append(Done(folder, self.chain.steps[index].verb, PAST[did], why))
             if did != "reuse":
                 chain_report.tell(self.record.home, self.chain, made)
             model = self._model_of(folder)
         self.record.write()
         return Chained(self.record.home, tuple(made), chain_report.tell(self.record.home, self.chain, made))
-
-    def _reading(self, index: int) -> Settings:
-        """How the model of a step is read: only the first needs to be told what it is."""
-        about = Settings() if index else self.chain.reading
-        own = replace(self.chain.steps[index].reading, force=False)
-        return replace(own, arch=about.arch, arch_config=about.arch_config, inputs=about.inputs)
 
     def _first_model(self) -> str:
         from rubicc.shrink.student import source_of
@@ -236,17 +239,14 @@ class _Work:
             os.rename(home / old, home / folder)
         self._forget(old)
 
-    def _do(self, index: int, made_of: dict[str, str], *, fresh: bool) -> None:
-        """Carry out one step; whatever stands whole under its name is at any moment what the record says."""
-        name, home = self.chain.folders[index], self.record.home
+    def _clear(self, index: int, made_of: dict[str, str], *, fresh: bool) -> None:
+        """Make room for a step; what stands whole under its name is at any moment what the record says."""
+        name = self.chain.folders[index]
         if fresh:
             self._move_aside(name)
-            _remove_partial(home / name)
+            _remove_partial(self.record.home / name)
         self.record.steps[name] = made_of
         self.record.write()
-        model = home / self.chain.folders[index - 1] if index else self.chain.model
-        _verb(self.chain.steps[index], model, home / name, self.readings[index], self.watcher)
-        self._forget(f"{name}.old")
 
     def _move_aside(self, name: str) -> None:
         folder, old = self.record.home / name, f"{name}.old"
@@ -271,23 +271,6 @@ class _Work:
             if path.is_file():
                 return digest(path, self.record.files)
         return ""
-
-
-def _verb(step: Step, model: Any, out: Path, reading: Settings, watcher: Watcher | None) -> None:
-    if step.verb == COMPILE:
-        from rubicc.driver.compile import compile_model
-
-        compile_model(model, out, reading)
-        return
-    from rubicc.shrink import prune, quantize, skipclip, train
-    from rubicc.shrink.session import Asked
-
-    given = {**step.given, "reading": reading} | ({} if watcher is None else {"watcher": watcher})
-    if step.verb == "train":
-        train.train(Asked(model, out, **given, training=step.settings))
-        return
-    do: dict[str, Any] = {"skipclip": skipclip.skipclip, "prune": prune.prune, "quantize": quantize.quantize}
-    do[step.verb](Asked(model, out, **given), step.settings)
 
 
 def _remove_partial(folder: Path) -> None:

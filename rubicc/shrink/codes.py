@@ -145,9 +145,9 @@ CODES: dict[str, tuple[str, str]] = {
         "Give one that the message lists, or that `rubicc chain RECIPE --dry-run` prints.",
     ),
     "RUB-SHRINK-095": (
-        "A chain in several processes",
-        "torchrun started several processes, and a chain decides in one what is to be done. Run the verbs "
-        "one by one under torchrun, or the chain without it.",
+        "A chain in several processes on devices of several kinds",
+        "Under torchrun all steps of a chain that train do so on the same kind of device. Give one `device` "
+        "under `training` at the top of the recipe, or run the chain without torchrun.",
     ),
     "RUB-SHRINK-D07": (
         "Quantisation looked at simulated signal",

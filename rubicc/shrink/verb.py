@@ -17,6 +17,7 @@ from rubicc.shrink import result as results
 from rubicc.shrink import told
 from rubicc.shrink.session import Asked, training_of
 from rubicc.shrink.student import read_student
+from rubicc.training.machines import first
 
 if TYPE_CHECKING:
     from rubicc.shrink.session import Training
@@ -38,11 +39,14 @@ def carried_out(asked: Asked, work: Work, *, needs_data: bool = False) -> result
     Raises:
         RubiccError: nothing is written to ``asked.out`` then; ``OUT.partial`` keeps what was trained.
     """
+    trains = bool(asked.data) or needs_data
+    if not trains and not first():
+        return None
     if asked.reading.threads is not None:
         torch.set_num_threads(asked.reading.threads)
     _all_used(asked)
     check_replaceable(asked.out, force=asked.reading.force)
-    if not asked.data and not needs_data:
+    if not trains:
         return _written(asked, work(read_student(asked.model, asked.reading), None), None)
     with _room(partial_folder(asked.out)), training_of(asked) as run:
         change = work(run.student, run)

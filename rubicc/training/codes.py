@@ -122,6 +122,12 @@ CODES: dict[str, tuple[str, str]] = {
         "--device cuda was given and PyTorch finds none. Leave --device out, or install a PyTorch build for "
         "the GPU.",
     ),
+    "RUB-TRAIN-052": (
+        "Another process has ended",
+        "One of the processes that torchrun started has failed, or cannot be reached over the network, and "
+        "the others end with it. Mend what that one says, then run the same command again: it goes on at "
+        "the last state.",
+    ),
     "RUB-TRAIN-D20": (
         "Chunks were left out",
         "Their bases need more frames than the network gives for a chunk, or they have none; no loss could "

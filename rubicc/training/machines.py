@@ -10,12 +10,17 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rubicc.errors import ToolMissing, UsageError
+from rubicc.text import first_line
+
+# The others wait while the first process labels reads or measures networks. If it fails, torchrun ends them.
+WAIT = timedelta(days=7)
 
 
 class Alone:
@@ -65,7 +70,7 @@ class Several(Alone):
 
     def __init__(self, device: str) -> None:
         try:
-            from accelerate import Accelerator, DistributedDataParallelKwargs
+            from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
         except ImportError as err:
             raise ToolMissing(
                 "RUB-TRAIN-050",
@@ -73,9 +78,13 @@ class Several(Alone):
                 hint="install it: pip install 'rubicc[train-distributed]'",
             ) from err
         # Networks may hold parameters that no output hangs on, such as biases of fused recurrent layers.
-        options = DistributedDataParallelKwargs(find_unused_parameters=True)
+        options = [
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+            InitProcessGroupKwargs(timeout=WAIT),
+        ]
         cpu = _chosen(device) == "cpu"
-        self.accelerator = Accelerator(cpu=cpu, kwargs_handlers=[options])
+        with _together():
+            self.accelerator = Accelerator(cpu=cpu, kwargs_handlers=options)
         self.device = self.accelerator.device
         self.rank = self.accelerator.process_index
         self.count = self.accelerator.num_processes
@@ -90,22 +99,48 @@ class Several(Alone):
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the processes."""
-        return self.accelerator.reduce(values, "mean")
+        with _together():
+            return self.accelerator.reduce(values, "mean")
 
     def agreed(self, value: Any) -> Any:
         """What the first process says."""
         from accelerate.utils import broadcast_object_list
 
-        return broadcast_object_list([value])[0]
+        with _together():
+            return broadcast_object_list([value])[0]
 
     def wait(self) -> None:
         """Until every process is here."""
-        self.accelerator.wait_for_everyone()
+        with _together():
+            self.accelerator.wait_for_everyone()
 
 
 def machines(device: str) -> Alone:
     """This process and the others, as the environment says (``WORLD_SIZE``, set by torchrun)."""
-    return Several(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Alone(device)
+    return Several(device) if several() else Alone(device)
+
+
+def several() -> bool:
+    """Whether torchrun has started more processes than this one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def first() -> bool:
+    """Whether this process is the only one, or the first: the one that writes results."""
+    return not several() or int(os.environ.get("RANK", "0")) == 0
+
+
+@contextlib.contextmanager
+def _together() -> Iterator[None]:
+    """What the processes do together fails in all of them where one has ended."""
+    try:
+        yield
+    except RuntimeError as err:
+        raise ToolMissing(
+            "RUB-TRAIN-052",
+            f"the processes no longer reach each other: {first_line(err)}",
+            hint="see what the process that ended first has said",
+        ) from err
 
 
 def _chosen(device: str) -> str:

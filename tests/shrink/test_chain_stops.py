@@ -166,7 +166,7 @@ def test_an_unfinished_step_of_other_settings_is_begun_anew(home: Path) -> None:
     assert change.read(out).tables[0].rows[-1][0] == "3-quantize"
 
 
-def test_folders_of_others(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_of_others(home: Path) -> None:
     taken = home / "taken"
     taken.mkdir()
     (taken / "thesis.txt").write_text("mine")
@@ -187,7 +187,4 @@ def test_folders_of_others(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="RUB-SHRINK-093"):
         plan(home)
     assert plan(home, force=True) == ["run"] * 4
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="RUB-SHRINK-095"):
-        plan(home)
     assert [path.name for path in taken.iterdir()] == ["thesis.txt"]

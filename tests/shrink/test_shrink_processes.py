@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -18,8 +20,12 @@ from onnx import numpy_helper
 
 from rubicc.cli.main import main
 from rubicc.ir.io import save_graph
+from rubicc.shrink.chain_record import LOCK
 from tests.training.twin_zoo import net
 
+TOGETHER = pytest.mark.skipif(
+    importlib.util.find_spec("accelerate") is None, reason="needs the extra train-distributed"
+)
 ROOT = Path(__file__).parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 RUBICC = ("-m", "rubicc")
@@ -85,35 +91,41 @@ def test_a_killed_run_ends_as_one_that_was_not(what: str, home: Path, tmp_path: 
 
 
 ROWS = ("--data", "rows.npz", "--validation", "rows.npz", "--teacher", "teacher.onnx", "--alpha", "0.5")
+NOISE = ("--data", "simulated")
 SHARED = {
-    "prune": ("prune", "gru.onnx", "--ratio", "50%", "--rounds", "2", "--data", "simulated"),
-    "prune weights": ("prune", "gru.onnx", "--sparsity", "50%", "--data", "simulated"),
+    "prune": ("prune", "gru.onnx", "--ratio", "50%", "--rounds", "2", *NOISE),
+    "prune by taylor": (
+        *("prune", "gru.onnx", "--ratio", "50%", "--rounds", "2", *NOISE),
+        *("--importance", "taylor", "--taylor-items", "8"),
+    ),
+    "prune weights": ("prune", "gru.onnx", "--sparsity", "50%", *NOISE),
+    "prune by movement": (
+        *("prune", "gru.onnx", "--sparsity", "50%", *NOISE),
+        *("--weights", "movement", "--movement-steps", "3"),
+    ),
     "skipclip": ("skipclip", "bert.onnx", "--stride", "2", *ROWS),
-    "quantize": ("quantize", "gru.onnx", "--bits", "4", "--data", "simulated"),
+    "skipclip by importance": ("skipclip", "ctc.onnx", "--order", "importance", *NOISE),
+    "quantize": ("quantize", "gru.onnx", "--bits", "4", *NOISE),
+    "quantize by budget": (
+        *("quantize", "gru.onnx", "--weights-mean-bits", "5", *NOISE),
+        *("--widths", "4,8", "--no-refine"),
+    ),
 }
 
 
+def torchrun(home: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
+    """A command in two processes."""
+    command = [sys.executable, *PAIR, *words, "--threads", "1", "-q"]
+    return subprocess.run(command, cwd=home, env=ENV, capture_output=True, timeout=280)
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("accelerate") is None, reason="needs the extra train-distributed"
-)
+@TOGETHER
 @pytest.mark.parametrize("what", SHARED)
 def test_two_processes_are_one_with_twice_the_batch(what: str, home: Path, tmp_path: Path) -> None:
     """torchrun (gloo): one result, and the weights of one process with the doubled batch."""
     words = (*SHARED[what], *TRAIN, "--steps", "6", "--validate-every", "3", "--lr", "0.003")
-    pair = [
-        sys.executable,
-        *PAIR,
-        *words,
-        "--batch",
-        "2",
-        "--threads",
-        "1",
-        "-q",
-        "-o",
-        str(tmp_path / "two"),
-    ]
-    done = subprocess.run(pair, cwd=home, env=ENV, capture_output=True, timeout=280)
+    done = torchrun(home, *words, "--batch", "2", "-o", str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     run(home, tmp_path / "one", *words, "--batch", "4")
     run(home, tmp_path / "half", *words, "--batch", "2")
@@ -122,6 +134,53 @@ def test_two_processes_are_one_with_twice_the_batch(what: str, home: Path, tmp_p
     assert two.keys() == one.keys() and sum(array.size for array in one.values()) > 500
     assert gap(two, one) < 2e-5
     assert gap(half, one) > 10 * gap(two, one), "the check sees a difference"
+
+
+RECIPE = """\
+version: 1
+model: ctc.onnx
+data: simulated
+training: {{batch: {batch}, chunk: 120, steps: 4, warmup: 1, validate_every: 2, validation_items: 2}}
+steps:
+  - skipclip: {{data: null}}
+  - prune: {{ratio: 50%, importance: taylor, taylor_items: 8}}
+  - quantize: {{bits: 6}}
+  - compile: {{target: cpu, runtime: onnxruntime, tune: 0}}
+"""
+
+
+@pytest.mark.slow
+@TOGETHER
+def test_a_chain_in_two_processes_is_one_with_twice_the_batch(home: Path, tmp_path: Path) -> None:
+    for batch in (2, 4):
+        (home / f"chain{batch}.yaml").write_text(RECIPE.format(batch=batch))
+    two, one = tmp_path / "two", tmp_path / "one"
+    for did in ("ran", "reused"):
+        done = torchrun(home, "chain", "chain2.yaml", "-o", str(two), "--format", "json")
+        assert done.returncode == 0, done.stderr.decode()[-3000:]
+        told = json.loads(done.stdout)["result"]["steps"]  # one document, of one process
+        assert [step["did"] for step in told] == [did] * 4
+    run(home, one, "chain", "chain4.yaml")
+    assert sorted(p.name for p in two.iterdir()) == sorted(p.name for p in one.iterdir())
+    assert (two / LOCK).is_file() and (two / "4-compile" / "manifest.json").is_file()
+    for folder in ("1-skipclip", "2-prune", "3-quantize"):
+        found, expected = (weights(out / folder / "model.onnx") for out in (two, one))
+        assert found.keys() == expected.keys() and gap(found, expected) < 2e-5
+
+
+@pytest.mark.slow
+@TOGETHER
+def test_a_fault_of_one_process_ends_all(home: Path, tmp_path: Path) -> None:
+    """What only the first process meets is told once, and the others wait for nothing."""
+    partial = tmp_path / "out.partial"
+    partial.mkdir()
+    with (partial / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = torchrun(home, *SHARED["prune"], *TRAIN, "--steps", "4", "-o", str(tmp_path / "out"))
+    said = done.stderr.decode()
+    assert done.returncode == 1 and said.count("error[RUB-SHRINK-002]") == 1
+    assert "RUB-CLI-900" not in said and "exitcode  : 8" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
 
 
 def weights(path: Path) -> dict[str, np.ndarray]:
