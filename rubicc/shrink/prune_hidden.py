@@ -9,13 +9,16 @@ import numpy as np
 import torch
 
 from rubicc.passes.prune.readers import readers
-from rubicc.training.hidden import Hidden
+from rubicc.training.data.stream import batch
+from rubicc.training.hidden import Hidden, spread_of
 from rubicc.training.network import Maps, Network, as_teacher
 from rubicc.training.twin import Twin
 
 if TYPE_CHECKING:
     from rubicc.ir.graph import Graph
     from rubicc.shrink.session import Training
+
+_ITEMS = 16  # by which it is measured how much the values of a layer vary
 
 
 class Matching:
@@ -50,8 +53,11 @@ class Matching:
         if not self.weight or not self.names:
             return None
         whole = as_teacher(Twin(self.start), run.student.meta, self.names)
+        whole.to(run.group.device)
+        items = batch(run.data.train, range(_ITEMS), run.settings.seed).to(run.group.device)
+        spread = run.group.agreed(spread_of(whole, items))
         teaches = run.teacher is not None and run.teacher.sha256 == run.student.sha256
-        return Hidden(run.lesson, whole, self.weight, teaches=teaches)
+        return Hidden(run.lesson, whole, spread, self.weight, teaches=teaches)
 
     def network(self, run: Training) -> Network:
         """The student with its maps."""

@@ -19,7 +19,7 @@ from rubicc.training.network import Network
 
 
 class Hidden(Lesson):
-    """Another lesson, and the mean over layers of ``|map(h) - h'|^2 / |h' - mean h'|^2`` beside it.
+    """Another lesson, and the mean over layers of ``|map(h) - h'|^2 / variance of h'`` beside it.
 
     It counts less the smaller the learning rate gets: the last steps are for the scores alone. Validation is
     that of the other lesson.
@@ -27,14 +27,18 @@ class Hidden(Lesson):
     Args:
         lesson: of scores and bases.
         whole: the network before it was cut, keeping the values by name.
+        spread: variance of each of these values, measured once: that of a batch would make an item's loss hang
+            on the items beside it.
         weight: of the hidden layers at the peak of the learning rate.
         teaches: whether ``whole`` is the lesson's teacher as well, so that one run gives both.
     """
 
-    def __init__(self, lesson: Lesson, whole: Network, weight: float, *, teaches: bool) -> None:
+    def __init__(
+        self, lesson: Lesson, whole: Network, spread: Mapping[str, float], weight: float, *, teaches: bool
+    ) -> None:
         self.objective, self.settings, self.teacher = lesson.objective, lesson.settings, lesson.teacher
         self.by_calls, self.pairs = lesson.by_calls, lesson.pairs
-        self.whole, self.weight = whole, weight
+        self.whole, self.spread, self.weight = whole, spread, weight
         self.teaches = teaches and not lesson.by_calls and not lesson.pairs
 
     def __repr__(self) -> str:
@@ -60,12 +64,18 @@ class Hidden(Lesson):
         if self.teaches and batch.teacher is None:
             batch = replace(batch, teacher=said)
         parts = super().losses(scores, kept, batch)
-        unlike = [_unlike(kept[name].float(), seen[name].float()) for name in self.whole.keep]
+        unlike = [
+            (kept[name].float() - seen[name].float()).square().mean() / self.spread[name]
+            for name in self.whole.keep
+        ]
         hidden = torch.stack(unlike).mean()
         parts["loss"] = parts["loss"] + self.weight * self.pace * hidden
         parts["features"] = parts.get("features", 0.0) + hidden
         return parts
 
 
-def _unlike(made: Tensor, given: Tensor) -> Tensor:
-    return (made - given).square().mean() / given.var().clamp_min(1e-12)
+@torch.no_grad()
+def spread_of(whole: Network, batch: Batch) -> dict[str, float]:
+    """Variance of every kept value over ``batch``."""
+    _, seen = whole(batch.feeds)
+    return {name: max(float(seen[name].float().var()), 1e-12) for name in whole.keep}

@@ -140,7 +140,11 @@ def lesson_of(model: Path, *, teaches: bool) -> tuple[Hidden, Network, list[int]
 
     name = next(node.outputs[0].name for node in graph.nodes if node.op_type == "GRU")
     inner = Lesson(Objective.of(meta), SHORT, counted(1, ()))
-    return Hidden(inner, counted(0, (name,)), 2.0, teaches=teaches), Network(Twin(graph), meta, (name,)), runs
+    return (
+        Hidden(inner, counted(0, (name,)), {name: 0.25}, 2.0, teaches=teaches),
+        Network(Twin(graph), meta, (name,)),
+        runs,
+    )
 
 
 def test_one_run_of_the_whole_network_gives_scores_and_hidden_layers(model: Path) -> None:
@@ -169,6 +173,17 @@ def test_a_network_like_the_whole_one_has_nothing_to_learn(model: Path) -> None:
     assert float(parts["features"]) > 0  # another signal
     x = {"x": torch.randn(2, 1, 300)}
     assert float(lesson.losses(*student(x), Batch(x))["features"]) == 0
+
+
+def test_an_item_does_not_depend_on_those_beside_it(model: Path) -> None:
+    lesson, student, _ = lesson_of(model, teaches=True)
+    with torch.no_grad():
+        next(student.inner.parameters()).mul_(1.5)
+    lesson.pace = 1.0
+    x = torch.randn(4, 1, 300) * torch.tensor([1.0, 3.0, 0.1, 2.0]).view(4, 1, 1)
+    feeds = [{"x": x}, *({"x": part} for part in x.split(1))]
+    whole, *alone = (float(lesson.losses(*student(one), Batch(one))["loss"]) for one in feeds)
+    assert whole == pytest.approx(np.mean(alone), rel=1e-5)
 
 
 REFUSED = {
