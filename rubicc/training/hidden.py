@@ -27,8 +27,8 @@ class Hidden(Lesson):
     Args:
         lesson: of scores and bases.
         whole: the network before it was cut, keeping the values by name.
-        spread: variance of each of these values, measured once: that of a batch would make an item's loss hang
-            on the items beside it.
+        spread: variance of each of these values, measured once: with that of the batch an item's loss would
+            hang on the items beside it.
         weight: of the hidden layers at the peak of the learning rate.
         teaches: whether ``whole`` is the lesson's teacher as well, so that one run gives both.
     """
