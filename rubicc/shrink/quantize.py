@@ -21,7 +21,7 @@ from rubicc.shrink.storage import stored
 from rubicc.shrink.student import Student, cleaned
 from rubicc.shrink.verb import carried_out
 from rubicc.shrink.width_search import Meter, curve, identity_in_float, search
-from rubicc.shrink.widths import FLOAT, Variants, choices
+from rubicc.shrink.widths import FLOAT, Variants, choices, layers_of
 from rubicc.training.sensitivity import Reference
 
 if TYPE_CHECKING:
@@ -150,28 +150,31 @@ def _keep(
 
 def _choose(student: Student, graph: Graph, settings: QuantizeSettings, run: Training | None) -> Done:
     """Widths, and the graph that has them."""
-    found = choices(graph, settings, settings.widths if settings.mixed else (settings.bits,))
+    layers = layers_of(graph)
+    found = choices(graph, settings, settings.widths if settings.mixed else (settings.bits,), layers)
     looks = settings.mixed or found.activations != FLOAT
     feeds = _signal(student, run) if looks else []
     if not settings.mixed:
         widths = {name: own[0] for name, own in found.widths.items()}
+        plotted = run is not None and bool(run.items)
         # The plot shows other widths too.
-        variants = Variants(
-            graph, choices(graph, settings, (settings.bits, *settings.widths)), settings, feeds
-        )
-        done = Done(graph, variants.at(widths, check=True), widths, found)
-        done.points = tuple(curve(Meter(variants, None, run), ())[0]) if run and run.items else ()
+        every = (settings.bits, *settings.widths)
+        wider = choices(graph, settings, every, layers) if plotted else found
+        variants = Variants(graph, wider, settings, feeds)
+        done = Done(graph, variants.at(widths, check=True), widths, found, variants.facts)
+        done.points = tuple(curve(Meter(variants, None, run), ())[0]) if plotted else ()
         return done
     variants = Variants(graph, found, settings, feeds)
     reference = Reference(graph, [{n: torch.from_numpy(a) for n, a in feed.items()} for feed in feeds])
-    meter, layers = Meter(variants, reference, run), variants.costs()
+    meter, costed = Meter(variants, reference, run), variants.costs()
     if settings.identity_loss is not None:
         identity_in_float(meter)
-    possible(layers, replace(settings.budgets, divergence=None))
-    layers = variants.measured(layers, reference)
-    best = search(meter, layers, settings.identity_loss)
-    done = Done(graph, variants.at(best.widths, check=True), best.widths, found, layers=layers, search=best)
-    done.points, done.budgeted = (tuple(points) for points in curve(meter, layers))
+    possible(costed, replace(settings.budgets, divergence=None))
+    costed = variants.measured(costed, reference)
+    best = search(meter, costed, settings.identity_loss)
+    made = variants.at(best.widths, check=True)
+    done = Done(graph, made, best.widths, found, variants.facts, layers=costed, search=best)
+    done.points, done.budgeted = (tuple(points) for points in curve(meter, costed))
     done.chosen = meter.point("chosen widths", best.widths)
     return done
 

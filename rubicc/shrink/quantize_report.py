@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ class Done:
     Attributes:
         start, graph: before, and quantised.
         widths: bits of weights by layer.
+        facts: costs of ``start``.
         layers, search: with budgets: what widths were chosen from, and how.
         points, budgeted, chosen: of one width for all layers, of a few budgets, and of ``widths``.
         first, rounded, after: scores in float, quantised, and trained.
@@ -39,6 +40,7 @@ class Done:
     graph: Graph
     widths: dict[str, int]
     choices: Choices
+    facts: Mapping[str, float]
     layers: Sequence[Layer] = ()
     search: Found | None = None
     points: tuple[Point, ...] = ()
@@ -53,7 +55,7 @@ class Done:
 
 def change(student: Student, graph: Graph, settings: QuantizeSettings, done: Done) -> Change:
     """What came of it; ``graph`` is the result as it is stored."""
-    figures = results.figures(done.start, done.graph)
+    figures = results.figures(done.start, done.graph, was=done.facts)
     if done.chosen is not None and done.chosen.seconds is not None:
         figures.append(Figure("latency", None, done.chosen.seconds, "s", settings.latency.how))
     return Change(

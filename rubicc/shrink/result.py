@@ -40,9 +40,13 @@ class Result:
     manifest: Manifest
 
 
-def figures(before: Graph, after: Graph) -> list[Figure]:
-    """Parameters, MACs, BOPs, bytes of weights, before and after."""
-    was, now = facts(before), facts(after)
+def figures(before: Graph, after: Graph, *, was: Mapping[str, float] | None = None) -> list[Figure]:
+    """Parameters, MACs, BOPs, bytes of weights, before and after.
+
+    Args:
+        was: facts of ``before``, where they were taken already.
+    """
+    was, now = was or facts(before), facts(after)
     how = {
         name: f"at {where}" if where else "" for name, where in (("MACs", _at(before)), ("BOPs", _at(before)))
     }

@@ -53,15 +53,25 @@ class Choices:
         return {name: min(own, key=lambda w: (abs(w - width), -w)) for name, own in self.widths.items()}
 
 
-def choices(graph: Graph, settings: QuantizeSettings, asked: Sequence[int]) -> Choices:
-    """The layers of ``graph`` that ``settings`` mean, and what each may become of the widths ``asked``.
+def layers_of(graph: Graph) -> dict[str, list[Site]]:
+    """All float weights by name of the node that multiplies by them."""
+    found: dict[str, list[Site]] = defaultdict(list)
+    for site in sites(graph, least=1):
+        found[site.node.name or ""].append(site)
+    return dict(found)
+
+
+def choices(
+    graph: Graph, settings: QuantizeSettings, asked: Sequence[int], found: Mapping[str, Sequence[Site]]
+) -> Choices:
+    """What each of the layers that ``settings`` mean may become of the widths ``asked``.
+
+    Args:
+        found: all layers of ``graph``, as :func:`layers_of` gives them.
 
     Raises:
         UsageError: ``RUB-SHRINK-072`` no such layer; ``RUB-SHRINK-073`` nothing that the target takes.
     """
-    found: dict[str, list[Site]] = defaultdict(list)
-    for site in sites(graph, least=1):
-        found[site.node.name or ""].append(site)
     known(found, {*settings.layers, *settings.skip, *settings.latency.seconds})
     kept = sum(map(is_quantiser, graph.all_nodes()))
     chosen = {n: s for n, s in found.items() if n in (settings.layers or found) and n not in settings.skip}
@@ -177,6 +187,9 @@ class Variants:
 
     Args:
         feeds: what ranges of rounded inputs are taken from.
+
+    Attributes:
+        facts: costs of the graph in float.
     """
 
     def __init__(
@@ -184,7 +197,7 @@ class Variants:
     ) -> None:
         self.graph, self.choices, self.settings = graph, choices, settings
         self.options = WeightOptions(granularity=settings.granularity, least=1, symmetric=settings.symmetric)
-        self.bytes_in_float = results.facts(graph)["bytes of weights"]
+        self.facts = results.facts(graph)
         self.formats: dict[str, tuple[float, int]] = {}
         if choices.activations != FLOAT:
             nodes = [found[0].node for found in choices.sites.values()]
@@ -209,7 +222,7 @@ class Variants:
         saved = 0
         for name, width in widths.items():
             saved += sum(4 * s.array.size - -(-s.array.size * width // 8) for s in self.choices.sites[name])
-        return self.bytes_in_float - saved
+        return self.facts["bytes of weights"] - saved
 
     def costs(self) -> list[Layer]:
         """What every layer costs at each width it may have; no divergences yet."""

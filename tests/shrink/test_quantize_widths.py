@@ -20,6 +20,8 @@ from rubicc.ir.graph import Graph, is_quantiser
 from rubicc.ir.io import load_graph, save_graph
 from rubicc.passes.quantize.assign import Budgets
 from rubicc.passes.rewrite import constant
+from rubicc.shrink import result as results
+from rubicc.shrink import widths as widths_module
 from rubicc.shrink.latency import read_latency
 from rubicc.shrink.quantize import QuantizeSettings
 from rubicc.training.settings import TrainSettings
@@ -139,6 +141,27 @@ def table(model: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def times(lstm: Path) -> dict[str, Any]:
     return table(lstm)
+
+
+def test_nothing_is_looked_at_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One width and a plot of others: one scan of the layers, costs once before and once after."""
+    counts = {"sites": 0, "facts": 0}
+
+    def counted(name: str, where: str) -> None:
+        real = getattr({"sites": widths_module, "facts": results}[name], name)
+
+        def call(*args: Any, **given: Any) -> Any:
+            counts[name] += 1
+            return real(*args, **given)
+
+        monkeypatch.setattr(where, call)
+
+    counted("sites", "rubicc.shrink.widths.sites")
+    counted("facts", "rubicc.shrink.result.facts")
+    few = {**DATA, "training": replace(SIGNAL, validation_items=1)}
+    report, _ = quantised(DEMO, tmp_path / "q", few, bits=8, widths=(6,), train=False)
+    assert len(points(report)["one width for all"]) == 2, "that asked for, and another"
+    assert counts == {"sites": 1, "facts": 2}
 
 
 def test_a_latency_budget_is_kept(lstm: Path, times: dict[str, Any], tmp_path: Path) -> None:
