@@ -80,7 +80,7 @@ def main() -> int:
         return 0
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="rubicc-robustness-") as home:
-        outcomes = run(Path(home), args.jobs, fresh_names(args.fresh))
+        outcomes = run(Path(home), args.jobs, fresh_names(args.fresh), args.controls)
     seconds = time.perf_counter() - start
     if args.json:
         print("\n".join(json.dumps(asdict(outcome)) for outcome in outcomes))
@@ -103,11 +103,12 @@ def fresh_names(given: list[str] | None) -> frozenset[str]:
     return frozenset(given or [trial.name for trial in TRIALS]) if given is not None else frozenset()
 
 
-def run(home: Path, jobs: int, fresh: frozenset[str]) -> list[Outcome]:
-    """Prepare what trials share, then run them, ``jobs`` at a time."""
+def run(home: Path, jobs: int, fresh: frozenset[str], controls_only: bool) -> list[Outcome]:
+    """Prepare what trials share, then run them, ``jobs`` at a time; controls read no artefact and no read."""
     for name in (*PRELOAD, *PRELOAD_OWN):
         importlib.import_module(name)
-    STATE.update(mounts=private_mounts(), home=home, fresh=fresh, shared=prepare(home))
+    shared = Bench(home, home / "artefact", home / "good.npz", b"") if controls_only else prepare(home)
+    STATE.update(mounts=private_mounts(), home=home, fresh=fresh, shared=shared)
     if jobs < 2:
         return [work(index) for index in range(len(TRIALS))]
     context = multiprocessing.get_context("fork")

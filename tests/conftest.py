@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import sys
@@ -20,13 +21,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers fill the cores; more thre
 else:
     os.environ.setdefault("OMP_NUM_THREADS", "2")
 THREADS = int(os.environ["OMP_NUM_THREADS"])
+# Commands are started as processes of their own, again and again: they find rubicc's modules compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+MANY_MODULES = 150
+_settled = 0  # modules there were when the collector last set everything aside
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests leave the user's cache alone and share one of their own."""
+    """Tests leave the user's cache alone and share one of their own, which all workers of a run have."""
     before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    run = tmp_path_factory.getbasetemp()
+    cache = (run.parent if "PYTEST_XDIST_WORKER" in os.environ else run) / "cache"
+    cache.mkdir(exist_ok=True)
+    os.environ["XDG_CACHE_HOME"] = str(cache)
     yield
     if before is None:
         del os.environ["XDG_CACHE_HOME"]
@@ -39,6 +47,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Fixtures that draw weights without a seed draw the same, whatever ran before."""
     if (torch := sys.modules.get("torch")) is not None:
         torch.manual_seed(0)
+    _set_modules_aside()
+
+
+def _set_modules_aside() -> None:
+    """Take what imports have made out of the garbage collector's sight.
+
+    Torch, transformers and their like are half a million objects that live as long as the process. Each full
+    collection, and Core ML's writer asks for some itself, walked them all: 40 % of those tests' time.
+    """
+    global _settled
+    if len(sys.modules) > _settled + MANY_MODULES:
+        gc.collect()
+        gc.freeze()
+        _settled = len(sys.modules)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -48,14 +49,20 @@ def compiled(folder: Path, *flags: str) -> ctypes.CDLL:
     return library
 
 
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ctypes.CDLL]:
+    """The kernels for one kind of machine; compiled once."""
+    return functools.cache(lambda arch: compiled(tmp_path_factory.mktemp("rnn"), f"-march={arch}"))
+
+
 @pytest.fixture(scope="module", params=["native", "x86-64"])
-def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return compiled(tmp_path_factory.mktemp("rnn"), f"-march={request.param}")
+def kernels(request: pytest.FixtureRequest, build: Callable[[str], ctypes.CDLL]) -> ctypes.CDLL:
+    return build(request.param)
 
 
 @pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return compiled(tmp_path_factory.mktemp("rnn"), "-march=native")
+def native(build: Callable[[str], ctypes.CDLL]) -> ctypes.CDLL:
+    return build("native")
 
 
 # ---- layers, storage, references

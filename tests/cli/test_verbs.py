@@ -1,4 +1,7 @@
-"""Every verb that needs a model, through the real command, on one small artefact."""
+"""Every verb that needs a model, through the real command, on one small artefact.
+
+Most commands run in this process, with the streams of a process caught; ``fresh`` ones start their own.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +22,7 @@ import pytest
 
 from rubicc.backends import registry
 from rubicc.cli.console import decision_line
+from rubicc.cli.main import main
 from rubicc.driver.compile import check_options
 from rubicc.evidence import manifest as manifests
 from rubicc.evidence import report as reports
@@ -27,13 +34,40 @@ FLAGS = ("--target", "cpu", "--runtime", "onnxruntime", "--threads", "1")
 ONNX = "out/cpu_gpu/model.onnx"  # as a MODEL it needs no torch, so what does not concern torch reads it
 
 
-def run(home: Path, *args: str) -> subprocess.CompletedProcess[str]:
+def run(home: Path, *args: str, fresh: bool = False) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith("RUBICC_")}
-    return subprocess.run([*RUBICC, *args], capture_output=True, text=True, cwd=home, env=env, timeout=300)
+    if fresh:
+        command = [*RUBICC, *args]
+        return subprocess.run(command, capture_output=True, text=True, cwd=home, env=env, timeout=300)
+    with pytest.MonkeyPatch.context() as patch, streams() as caught:
+        for key in os.environ.keys() - env.keys():
+            patch.delenv(key)
+        patch.chdir(home)
+        code = main(args)
+    return subprocess.CompletedProcess(args, code, *caught)
 
 
-def ok(home: Path, *args: str) -> Any:
-    result = run(home, *args, "--format", "json")
+@contextmanager
+def streams() -> Iterator[list[str]]:
+    """At the end, what was written inside to descriptors 1 and 2, by Python or by a library in C."""
+    caught: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        paths = (Path(folder, "stdout"), Path(folder, "stderr"))
+        with ExitStack() as stack:
+            for number, path in enumerate(paths, start=1):
+                before = os.dup(number)
+                stack.callback(os.close, before)
+                stack.callback(os.dup2, before, number)
+                file = stack.enter_context(path.open("w"))
+                os.dup2(file.fileno(), number)
+                stack.callback(setattr, sys, path.name, getattr(sys, path.name))
+                setattr(sys, path.name, file)
+            yield caught
+        caught += [path.read_text() for path in paths]
+
+
+def ok(home: Path, *args: str, fresh: bool = False) -> Any:
+    result = run(home, *args, "--format", "json", fresh=fresh)
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
     assert document["ok"] is True and document["schema_version"] == 1
@@ -53,7 +87,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``model.pt`` and the artefact ``out`` compiled from it."""
     folder = tmp_path_factory.mktemp("verbs")
     ok(folder, "models", "create", "demo-ctc", "--seed", "5", "-o", "model.pt")
-    value = ok(folder, "compile", "model.pt", *FLAGS, "-o", "out")
+    value = ok(folder, "compile", "model.pt", *FLAGS, "-o", "out", fresh=True)
     assert value["path"] == "out" and value["verdict"] == "verified"
     return folder
 
@@ -156,7 +190,7 @@ def test_exit_8_existing_output_survives(home: Path) -> None:
 
 
 def test_basecall_and_evaluate(home: Path, reads: Path) -> None:
-    value = ok(home, "basecall", "out", "reads", "-o", "calls.fastq")
+    value = ok(home, "basecall", "out", "reads", "-o", "calls.fastq", fresh=True)
     assert value["reads"] == 2 and value["problem_count"] == 0
     assert (home / "calls.fastq").read_text().count("\n+\n") == 2
     refused(home, 8, "RUB-GEN-140", "basecall", "out", "reads", "-o", "calls.fastq")
@@ -196,7 +230,7 @@ def test_bench_lists_are_checked(home: Path, flags: list[str], hint: str) -> Non
 
 def test_json_result_is_alone_on_stdout_and_numbers_are_json(home: Path) -> None:
     np.savez(home / "new.npz", x=np.zeros((1, 1, 600), np.float32))
-    value = ok(home, "verify", "out", "--data", "new.npz")
+    value = ok(home, "verify", "out", "--data", "new.npz", fresh=True)
     assert any("new" in name or "executor" in name for name in value["gaps"])
 
 
