@@ -113,7 +113,7 @@ def quantize(asked: Asked, settings: QuantizeSettings) -> results.Result | None:
     """
 
     def work(student: Student, run: Training | None) -> Change:
-        done = _choose(student, cleaned(student.before), settings, run)
+        done = _agreed(student, cleaned(student.before), settings, run)
         if run is None:
             student.zoo = False
         else:
@@ -146,6 +146,22 @@ def _keep(
         done.decisions += (Decision("RUB-SHRINK-D13", student.name, what, f"they lose more than {loss:g}"),)
         return
     done.after, done.graph = trained, student.graph()
+
+
+def _agreed(student: Student, graph: Graph, settings: QuantizeSettings, run: Training | None) -> Done:
+    """Widths that the first process chooses, in the others too: another machine may measure otherwise."""
+    if run is None:
+        return _choose(student, graph, settings, run)
+    done = _choose(student, graph, settings, run) if run.group.rank == 0 else None
+    widths = run.group.agreed(done.widths if done is not None else None)
+    if done is not None:
+        return done
+    found = choices(
+        graph, settings, settings.widths if settings.mixed else (settings.bits,), layers_of(graph)
+    )
+    feeds = _signal(student, run) if settings.mixed or found.activations != FLOAT else []
+    variants = Variants(graph, found, settings, feeds)
+    return Done(graph, variants.at(widths, check=True), widths, found, variants.facts)
 
 
 def _choose(student: Student, graph: Graph, settings: QuantizeSettings, run: Training | None) -> Done:

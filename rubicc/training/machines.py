@@ -91,7 +91,8 @@ class Several(Alone):
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """The network, wrapped so that gradients are averaged over the processes."""
-        return self.accelerator.prepare(network)
+        with _together():
+            return self.accelerator.prepare(network)
 
     def apart(self, network: nn.Module) -> Any:
         """Context in which gradients are not exchanged yet."""

@@ -104,7 +104,7 @@ SHARED = {
         *("--weights", "movement", "--movement-steps", "3"),
     ),
     "skipclip": ("skipclip", "bert.onnx", "--stride", "2", *ROWS),
-    "skipclip by importance": ("skipclip", "ctc.onnx", "--order", "importance", *NOISE),
+    "skipclip by importance": ("skipclip", "bert.onnx", "--order", "importance", *ROWS),
     "quantize": ("quantize", "gru.onnx", "--bits", "4", *NOISE),
     "quantize by budget": (
         *("quantize", "gru.onnx", "--weights-mean-bits", "5", *NOISE),
@@ -132,17 +132,17 @@ def test_two_processes_are_one_with_twice_the_batch(what: str, home: Path, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half", "one", "two"]
     two, one, half = (weights(tmp_path / name / "model.onnx") for name in ("two", "one", "half"))
     assert two.keys() == one.keys() and sum(array.size for array in one.values()) > 500
-    assert gap(two, one) < 2e-5
-    assert gap(half, one) > 10 * gap(two, one), "the check sees a difference"
+    assert gap(two, one) < 5e-6
+    assert gap(half, one) > 50 * gap(two, one), "the check sees a difference"
 
 
 RECIPE = """\
 version: 1
-model: ctc.onnx
+model: gru.onnx
 data: simulated
 training: {{batch: {batch}, chunk: 120, steps: 4, warmup: 1, validate_every: 2, validation_items: 2}}
 steps:
-  - skipclip: {{data: null}}
+  - prune: {{name: plain, data: null, ratio: 25%}}
   - prune: {{ratio: 50%, importance: taylor, taylor_items: 8}}
   - quantize: {{bits: 6}}
   - compile: {{target: cpu, runtime: onnxruntime, tune: 0}}
@@ -163,9 +163,9 @@ def test_a_chain_in_two_processes_is_one_with_twice_the_batch(home: Path, tmp_pa
     run(home, one, "chain", "chain4.yaml")
     assert sorted(p.name for p in two.iterdir()) == sorted(p.name for p in one.iterdir())
     assert (two / LOCK).is_file() and (two / "4-compile" / "manifest.json").is_file()
-    for folder in ("1-skipclip", "2-prune", "3-quantize"):
+    for folder in ("1-plain", "2-prune", "3-quantize"):
         found, expected = (weights(out / folder / "model.onnx") for out in (two, one))
-        assert found.keys() == expected.keys() and gap(found, expected) < 2e-5
+        assert found.keys() == expected.keys() and gap(found, expected) < 5e-6
 
 
 @pytest.mark.slow
@@ -189,4 +189,6 @@ def weights(path: Path) -> dict[str, np.ndarray]:
 
 
 def gap(some: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> float:
-    return max(float(np.abs(some[name] - others[name]).max(initial=0.0)) for name in some if name in others)
+    """Root mean square. (AdamW blows the rounding of a gradient near 0 up to its rate, in single weights.)"""
+    apart = [(some[name] - others[name]).ravel() for name in some if name in others]
+    return float(np.sqrt(np.mean(np.concatenate(apart, dtype=np.float64) ** 2)))
