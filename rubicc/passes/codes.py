@@ -153,6 +153,12 @@ CODES: dict[str, tuple[str, str]] = {
         "A pruning file has names of layers and shares of zeros in turns, on lines of their own, as "
         "Taiyaki's `data.txt`; a share is at least 0 and below 1. Mend the entry named in the message.",
     ),
+    "RUB-PASS-055": (
+        "A note of an earlier pass is damaged",
+        "Pruning and the removal of skips note in the model's metadata what they did, so that a second run "
+        "counts from the same start. The note in this file is not one they write. Remove the entry named in "
+        "the message; shares and budgets then count from the model as it is.",
+    ),
     "RUB-PASS-060": (
         "No such skip",
         "A name or pattern fits no residual connection that can go: there is none of that name, or it is "

@@ -158,7 +158,7 @@ class _Rounds:
         if self.run is not None:
             self.student.become(graph)
             first = self.run.score()
-        if self.latency is not None and self.settings.channels is not None and self.settings.rounds > 1:
+        if self.settings.channels is not None and self.settings.rounds > 1:
             # Refused before any training; how much the largest cut leaves does not hang on scores.
             plain = replace(self.settings.channels, importance="l2")
             self._cut(graph.clone(), replace(self.settings, channels=plain, weights=None), 1.0)

@@ -204,6 +204,16 @@ def test_what_is_refused(what: str, model: Path, tmp_path: Path, capsys: pytest.
     assert not list(tmp_path.iterdir())
 
 
+def test_an_impossible_budget_is_refused_before_the_first_round(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["prune", str(model), "-o", str(tmp_path / "out"), "--data", "simulated", "--teacher", str(model)]
+    words += ["--macs", "1%", "--most", "10%", "--rounds", "2", "--chunk", "300", "--validation-items", "1"]
+    assert main(words) == 2
+    assert "RUB-PASS-051" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("round*")) and not list(tmp_path.rglob("importance*"))
+
+
 def test_reconstruction_needs_data(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["prune", str(model), "-o", str(tmp_path / "out"), "--ratio", "50%"]
     assert main([*words, "--importance", "reconstruction"]) == 2

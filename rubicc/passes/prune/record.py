@@ -6,15 +6,18 @@ import json
 from typing import Any
 
 from rubicc.ir.graph import Graph
+from rubicc.passes.noted import noted
 
 PRUNED_KEY = "rubicc.pruned"  # graph metadata, JSON; tensors keep no metadata in a file
 
 
 def read(graph: Graph) -> dict[str, Any]:
-    """Channels of every group and costs before any pruning, and names of weights with zeros put there."""
-    stored = graph.ir.metadata_props.get(PRUNED_KEY)
-    found: dict[str, Any] = json.loads(stored) if stored else {}
-    return {"channels": {}, "costs": {}, "weights": []} | found
+    """Channels of every group and costs before any pruning, and names of weights with zeros put there.
+
+    Raises:
+        UsageError: ``RUB-PASS-055``: damaged.
+    """
+    return noted(graph, PRUNED_KEY, {"channels": {}, "costs": {}, "weights": []})
 
 
 def write(graph: Graph, record: dict[str, Any]) -> None:

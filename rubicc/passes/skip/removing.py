@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from rubicc.errors import UsageError
 from rubicc.ir.graph import Graph
+from rubicc.passes.noted import noted
 from rubicc.passes.rewrite import Editor
 from rubicc.passes.skip.find import Residual, Skips
 from rubicc.text import did_you_mean
@@ -46,9 +47,12 @@ def _fits(name: str, source: str, pattern: str) -> bool:
 
 
 def gone(graph: Graph) -> dict[str, list[str]]:
-    """Names of skips that were ``removed`` and ``folded``, in their order, and the ``modules`` of both."""
-    stored = graph.ir.metadata_props.get(RECORD_KEY)
-    return {"removed": [], "folded": [], "modules": []} | (json.loads(stored) if stored else {})
+    """Names of skips that were ``removed`` and ``folded``, in their order, and the ``modules`` of both.
+
+    Raises:
+        UsageError: ``RUB-PASS-055``: damaged.
+    """
+    return noted(graph, RECORD_KEY, {"removed": [], "folded": [], "modules": []})
 
 
 def record(graph: Graph, what: str, one: Residual) -> None:
