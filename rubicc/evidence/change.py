@@ -34,8 +34,8 @@ class Figure:
 
     @property
     def relative(self) -> float | None:
-        """Change as a share of what it was."""
-        if self.before is None or self.after is None or not self.before:
+        """Change as a share of what it was; None where that was next to nothing (a teacher's own loss)."""
+        if self.before is None or self.after is None or abs(self.before) <= 1e-4 * abs(self.after):
             return None
         return self.after / self.before - 1
 
