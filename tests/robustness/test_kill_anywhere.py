@@ -129,8 +129,7 @@ def test_compile_interrupted_leaves_nothing(home: Path) -> None:
     before = sorted(os.listdir(home))
     process = start(home, "compile", "artefact/cpu_gpu/model.onnx", *FLAGS, "-o", "never")
     wait(process, lambda: any(home.glob(".never.tmp-*")))
-    time.sleep(0.1)
-    code, errors = end(process, signal.SIGINT)
+    code, errors = end(process, signal.SIGINT)  # at once: on a quiet machine the rest takes 0.1 s
     assert code == 130 and "error[RUB-CLI-022]" in errors and "Traceback" not in errors
     assert sorted(os.listdir(home)) == before
 

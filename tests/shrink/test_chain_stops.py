@@ -20,7 +20,7 @@ from rubicc import api
 from rubicc.errors import RubiccError, UsageError
 from rubicc.evidence import change, manifest
 from rubicc.evidence.staging import StagedDir
-from rubicc.shrink import chain
+from rubicc.shrink import chain, chain_doing
 from rubicc.shrink.chain import Chain, Step, Wish
 from rubicc.shrink.chain_record import Record
 
@@ -97,7 +97,7 @@ class Stops:
 
     def __init__(self, patch: pytest.MonkeyPatch, left: int) -> None:
         self.left = left
-        for place, name in ((Record, "write"), (os, "rename"), (shutil, "rmtree"), (chain, "_verb")):
+        for place, name in ((Record, "write"), (os, "rename"), (shutil, "rmtree"), (chain_doing, "_verb")):
             patch.setattr(place, name, self.counted(getattr(place, name)))
 
     def counted(self, work: Any) -> Any:
@@ -112,7 +112,7 @@ class Stops:
 
 def test_stopped_before_any_change_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a finished chain to another one, stopped anywhere; then on, or back: nothing wrong is reused."""
-    monkeypatch.setattr(chain, "_verb", fake_verb)
+    monkeypatch.setattr(chain_doing, "_verb", fake_verb)
     monkeypatch.setattr(chain._Work, "_first_model", lambda work: "m")
     monkeypatch.setattr(chain.chain_report, "tell", lambda *given: None)
     first, second = fake_chain(0.1, 0.2, 0.3), fake_chain(0.1, 0.5, 0.3)
