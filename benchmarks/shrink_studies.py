@@ -92,7 +92,7 @@ ARMS: dict[str, Arm] = {
     "taiyaki v1 (36.4 % zeros), no training": Arm(("prune", "--layers", "v1"), seeds=1),
     "taiyaki v2 (48.5 % zeros), no training": Arm(("prune", "--layers", "v2"), seeds=1),
     "taiyaki v1 (36.4 % zeros)": Arm(("prune", "--layers", "v1", *STRETCHED), steps=800, lr=0.002),
-    "taiyaki v2 (48.5 % zeros)": Arm(("prune", "--layers", "v2", *STRETCHED), steps=800, lr=0.002),
+    "taiyaki v2 (48.5 % zeros)": Arm(("prune", "--layers", "v2", *STRETCHED), steps=1500, lr=0.004),
     **{
         f"{share} % zeros, no training": Arm(("prune", "--sparsity", f"{share}%"), seeds=1)
         for share in (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)

@@ -12,6 +12,7 @@ from rubicc.ir.executor import execute
 from rubicc.ir.graph import Graph
 from rubicc.passes.manager import run_pass
 from rubicc.passes.prune.channels import ChannelOptions, PruneChannels
+from rubicc.passes.prune.groups import groups
 from rubicc.passes.prune.weights import PruneWeights, WeightOptions
 
 
@@ -52,3 +53,14 @@ def test_zeros_that_are_there_count_first(method: str) -> None:
     work = sliced()
     run_pass(PruneWeights(WeightOptions(sparsity=0.5, method=method)), work, check=True)  # type: ignore[arg-type]
     assert np.array_equal(initializer(work, "a"), initializer(sliced(), "a")), "half of it was zero already"
+
+
+def test_weights_of_one_channel_make_no_groups_of_their_own() -> None:
+    """A matrix with an axis of 1 is a vector by its elements; the product asks for its labels twice."""
+    arrays = {"a": np.ones((1, 6), np.float32), "b": np.ones((6, 1), np.float32)}
+    nodes = [node("MatMul", "x a", "h"), node("MatMul", "h b", "y")]
+    made = graph(nodes, {"x": ("N", 5, 1)}, {"y": ("N", 5, 1)}, arrays)
+    found = groups(made).groups
+    assert [(one.size, [(m.initializer, m.axis) for m in one.members]) for one in found] == [
+        (6, [("a", 1), ("b", 0)])
+    ]

@@ -73,7 +73,7 @@ def test_gradients_are_those_of_brevitas(name: str) -> None:
             difference[parameter.abs() == parameter.abs().max()] = 0.0
         assert float(difference.max()) <= 2e-3, key
         compared += parameter.numel()
-    assert compared > 3000
+    assert compared > 2500
 
 
 def test_learned_scales_are_brevitas_but_for_their_rate() -> None:

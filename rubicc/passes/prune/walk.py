@@ -80,14 +80,14 @@ class Walk:
         self.bound, self.shaped = _shaped(graph)
         self.opset = graph.opset
         self._index = -1
-        self._shared: dict[str, Axes] = {}
+        self._labelled: dict[tuple[str, tuple[int, int] | None], Axes] = {}
         for value in self.shaped.inputs:
             self._store(value, [None] * len(dims_of(value) or ()))
         for index, node in enumerate(self.shaped.nodes):
             self._index = index
             self._step(node)
         for value in self.shaped.outputs:
-            for axis in self.axes.get(value.name or "", self._shared.get(value.name or "", [])):
+            for axis in self.axes.get(value.name or "", self._labelled.get((value.name or "", None), [])):
                 self.labels.fix(axis, f"is the model's output {value.name!r}")
 
     def _step(self, node: ir.Node) -> None:
@@ -137,15 +137,14 @@ class Walk:
     def _initializer(self, value: ir.Value, use: tuple[int, int] | None) -> Axes:
         """Fresh labels; every reader of a vector has its own: equal vectors are often one by chance."""
         shape, name = static_shape(value) or (), value.name or ""
-        if sum(size > 1 for size in shape) > 1 or use is None:
+        if sum(size > 1 for size in shape) > 1:
             use = None
-            if name in self._shared:
-                return self._shared[name]
+        if (name, use) in self._labelled:  # rules may ask twice
+            return self._labelled[name, use]
         counts = value.dtype == ir.DataType.INT64 and len(shape) < 2  # positions and lengths, no channels
         axes: Axes = [self.labels.fresh(size) if size > 1 and not counts else None for size in shape]
         self.weights.append(Weight(name, use, tuple(axes)))
-        if use is None:
-            self._shared[name] = axes
+        self._labelled[name, use] = axes
         return axes
 
     # what rules ask for -------------------------------------------------------------------------------------
