@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from shrunk_nets import flipflop
 
 from rubicc import api
 from rubicc.cli.main import main
 from rubicc.errors import UsageError
-from rubicc.frontend import checkpoint, read_model
-from rubicc.frontend.lower import lower
-from rubicc.ir.io import load_graph, save_graph
-from rubicc.models import registry
+from rubicc.ir.io import load_graph
 from rubicc.passes.prune.channels import ChannelOptions
 from rubicc.passes.prune.weights import WeightOptions
 from rubicc.shrink import prune_hidden
@@ -39,13 +37,7 @@ HALF = PruneSettings(ChannelOptions(ratio=0.5), measure=Measure(reconstruction=T
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small flip-flop network with random weights, as a graph, which is read faster."""
-    path = tmp_path_factory.mktemp("model") / "small.pt"
-    entry = registry.get("taiyaki-mgru")
-    config = {"size": 8, "layers": 2}
-    checkpoint.save(path, entry.build(config, seed=0), entry.meta(config))
-    save_graph(lower(read_model(path), (), 0).graph, path.with_suffix(".onnx"))
-    return path.with_suffix(".onnx")
+    return flipflop(tmp_path_factory.mktemp("model"))
 
 
 def pruned(model: Path, out: Path, settings: PruneSettings = HALF, **given: Any) -> Any:

@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shrunk_nets import SKIPS, clipped, demo_ctc
 
 from rubicc import api
 from rubicc.cli.main import main
 from rubicc.errors import UsageError
-from rubicc.frontend import checkpoint
 from rubicc.ir.executor import execute
 from rubicc.ir.graph import Graph
 from rubicc.ir.io import load_graph, save_graph
-from rubicc.models import registry
 from rubicc.passes.prune.channels import ChannelOptions
 from rubicc.passes.skip.find import residuals
 from rubicc.passes.skip.removing import gone
@@ -31,25 +30,11 @@ from rubicc.training.settings import TrainSettings
 SHORT = TrainSettings(
     steps=2, batch=2, chunk=300, warmup=1, validate_every=100, validation_items=2, save_every=0
 )
-SKIPS = ["blocks.1/Add", "blocks.2/Add", "blocks.3/Add"]
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded network with random weights: three blocks with skips."""
-    path = tmp_path_factory.mktemp("model") / "small.pt"
-    entry = registry.get("demo-ctc")
-    checkpoint.save(path, entry.build(seed=0), entry.meta())
-    return path
-
-
-def clipped(model: Any, out: Path, **options: Any) -> tuple[Any, Graph]:
-    """Result and graph; options of ``SkipSettings``, or of ``skipclip`` itself."""
-    names = SkipSettings.__dataclass_fields__
-    own = {name: options.pop(name) for name in list(options) if name in names}
-    made = api.skipclip(model, out=out, settings=SkipSettings(**own), **options)
-    assert made is not None
-    return made, load_graph(out / "model.onnx")
+    return demo_ctc(tmp_path_factory.mktemp("model"))
 
 
 def plan(graph: Graph) -> Plan:
