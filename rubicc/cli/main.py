@@ -52,6 +52,14 @@ class Interrupted(RubiccError):
     exit_code = 130
 
 
+class _Pressed(KeyboardInterrupt):
+    """Stopped by Ctrl-C.
+
+    A class of its own: where a plain KeyboardInterrupt passes through an ``exec`` (every dataclass that is
+    imported has one), the interpreter ends itself by SIGINT afterwards, whatever we return.
+    """
+
+
 class _Terminated(KeyboardInterrupt):
     """SIGTERM, unwound like Ctrl-C so that staged outputs are removed."""
 
@@ -139,7 +147,7 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    _stopped_by.append(KeyboardInterrupt())
+    _stopped_by.append(_Pressed())
     raise _stopped_by[-1]
 
 

@@ -127,11 +127,23 @@ def test_compile_killed_at_ten_points(home: Path) -> None:
 
 def test_compile_interrupted_leaves_nothing(home: Path) -> None:
     before = sorted(os.listdir(home))
-    process = start(home, "compile", "artefact/cpu_gpu/model.onnx", *FLAGS, "-o", "never")
-    wait(process, lambda: any(home.glob(".never.tmp-*")))
-    code, errors = end(process, signal.SIGINT)  # at once: on a quiet machine the rest takes 0.1 s
-    assert code == 130 and "error[RUB-CLI-022]" in errors and "Traceback" not in errors
+    for _ in range(6):
+        process = start(home, "compile", "artefact/cpu_gpu/model.onnx", *FLAGS, "-o", "never")
+        wait(process, lambda: any(home.glob(".never.tmp-*")))
+        code, errors = end(process, signal.SIGINT)
+        if not (home / "never").exists():
+            break
+        shutil.rmtree(home / "never")  # it had been done before the signal came: the rest takes 0.1 s
+    assert (code, "error[RUB-CLI-022]" in errors) == (130, True), errors
+    assert "Traceback" not in errors
     assert sorted(os.listdir(home)) == before
+
+
+def test_an_interrupt_of_an_import_is_an_exit_code() -> None:
+    """Through an exec, a plain KeyboardInterrupt would end the interpreter by the signal after we have told it."""
+    lines = "import sys; from rubicc.cli import main as m\ntry: exec('m._interrupt(2, None)')\n"
+    lines += "except KeyboardInterrupt: sys.exit(130)"
+    assert subprocess.run([sys.executable, "-c", lines], check=False).returncode == 130
 
 
 # ---- basecall
@@ -212,7 +224,8 @@ def test_basecall_killed_twice_and_interrupted(home: Path, reads: Path) -> None:
     assert stop_basecall(home, out, 1, rng.uniform(0.0, 0.1), signal.SIGKILL)[0] == -signal.SIGKILL
     assert sorted(os.listdir(home / f"{out}.partial")) == ["calls", "journal.jsonl"]
     code, errors = stop_basecall(home, out, 0, 0.05, signal.SIGINT)
-    assert code == 130 and "error[RUB-CLI-022]" in errors and "Traceback" not in errors
+    assert (code, "error[RUB-CLI-022]" in errors) == (130, True), errors
+    assert "Traceback" not in errors
     assert finish(home, out)["resumed_reads"] > 0
 
 
