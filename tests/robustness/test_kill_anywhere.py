@@ -140,7 +140,7 @@ def test_compile_interrupted_leaves_nothing(home: Path) -> None:
 
 
 def test_an_interrupt_of_an_import_is_an_exit_code() -> None:
-    """Through an exec, a plain KeyboardInterrupt would end the interpreter by the signal after we have told it."""
+    """A plain KeyboardInterrupt that passes an exec would end the interpreter by the signal afterwards."""
     lines = "import sys; from rubicc.cli import main as m\ntry: exec('m._interrupt(2, None)')\n"
     lines += "except KeyboardInterrupt: sys.exit(130)"
     assert subprocess.run([sys.executable, "-c", lines], check=False).returncode == 130
