@@ -117,7 +117,7 @@ def prune_settings(args: argparse.Namespace) -> Any:
         weights=options(WeightOptions, weights) if weights else None,
         rounds=_number("rounds", args.rounds, int),
         train=args.epochs is None,
-        measure=_measure(args),
+        measure=_measure(args, channels=bool(channels)),
         latency=_latency(args),
         match=_number("match", args.match or "3", float),
     )
@@ -140,7 +140,7 @@ def _latency(args: argparse.Namespace) -> LatencyBudget | None:
     )
 
 
-def _measure(args: argparse.Namespace) -> Measure:
+def _measure(args: argparse.Namespace, *, channels: bool) -> Measure:
     """What is measured on the data."""
     from rubicc.shrink.prune_scores import ITEMS, Measure
 
@@ -152,13 +152,11 @@ def _measure(args: argparse.Namespace) -> Measure:
             "--taylor-items is at least 1, of --importance taylor",
             hint="give both or none",
         )
-    reconstruction = args.importance == "reconstruction" or (
-        args.importance is None and bool(args.data) and bool(_channels(args))
-    )
     repair = _number("repair-items", args.repair_items or str(ITEMS), int)
+    by_default = args.importance is None and channels and bool(args.data) and repair > 0
     return Measure(
         taylor=items if taylor else 0,
-        reconstruction=reconstruction and (repair > 0 or args.importance is not None),
+        reconstruction=by_default or args.importance == "reconstruction",
         repair=repair,
         movement=args.weights == "movement",
         movement_steps=_number("movement-steps", args.movement_steps or "0", int),

@@ -20,6 +20,8 @@ from rubicc.text import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
+
     from rubicc.backends.base import Backend, Target
     from rubicc.ir.costs import NodeCost
     from rubicc.ir.graph import Graph
@@ -120,6 +122,7 @@ class ByTarget:
         self.backend: Backend = registry.get(self.target)
         self.band: tuple[float, float] | None = None
         self.basis = ""
+        self._item: Mapping[str, np.ndarray] | None = None
         if getattr(self.backend, "predict", None) is None:
             what = f"{self.target} has no model that predicts a latency"
             raise _unfit(what, "give --latency-table FILE with measured layers, or another --target")
@@ -134,9 +137,11 @@ class ByTarget:
         from rubicc.shapes import resolve_shapes
 
         shapes = resolve_shapes([spec_of(value) for value in graph.inputs], graph.meta, "fixed")
-        cases = bounded_inputs(shapes, graph.meta, (), None, 0, ranges=True, items=1).cases
+        if self._item is None:  # inputs are never cut
+            cases = bounded_inputs(shapes, graph.meta, (), None, 0, ranges=True, items=1).cases
+            self._item = next(iter(cases.values()))
         predict = self.backend.predict  # type: ignore[attr-defined]  # optional; __init__ has asked
-        found = predict(infer_shapes(graph, shapes.bound), self.target, next(iter(cases.values())))
+        found = predict(infer_shapes(graph, shapes.bound), self.target, self._item)
         self.band, self.basis = found.band, found.basis
         return float(found.seconds)
 

@@ -25,9 +25,13 @@ from rubicc.shrink.widths import FLOAT, Variants, choices, layers_of
 from rubicc.training.sensitivity import Reference
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from rubicc.ir.graph import Graph
+    from rubicc.passes.quantize.sites import Site
     from rubicc.shrink.session import Asked, Training
     from rubicc.shrink.told import Change
+    from rubicc.shrink.widths import Choices
     from rubicc.training.history import ValidationRow
     from rubicc.training.scoring import Score
 
@@ -156,20 +160,28 @@ def _agreed(student: Student, graph: Graph, settings: QuantizeSettings, run: Tra
     widths = run.group.agreed(done.widths if done is not None else None)
     if done is not None:
         return done
-    found = choices(
-        graph, settings, settings.widths if settings.mixed else (settings.bits,), layers_of(graph)
-    )
-    feeds = _signal(student, run) if settings.mixed or found.activations != FLOAT else []
+    found, feeds = _asked(student, graph, settings, run, layers_of(graph))
     variants = Variants(graph, found, settings, feeds)
     return Done(graph, variants.at(widths, check=True), widths, found, variants.facts)
+
+
+def _asked(
+    student: Student,
+    graph: Graph,
+    settings: QuantizeSettings,
+    run: Training | None,
+    layers: Mapping[str, Sequence[Site]],
+) -> tuple[Choices, list[dict[str, np.ndarray]]]:
+    """What ``settings`` leave to choose from, and the signal that it takes to choose or to round inputs."""
+    found = choices(graph, settings, settings.widths if settings.mixed else (settings.bits,), layers)
+    looks = settings.mixed or found.activations != FLOAT
+    return found, _signal(student, run) if looks else []
 
 
 def _choose(student: Student, graph: Graph, settings: QuantizeSettings, run: Training | None) -> Done:
     """Widths, and the graph that has them."""
     layers = layers_of(graph)
-    found = choices(graph, settings, settings.widths if settings.mixed else (settings.bits,), layers)
-    looks = settings.mixed or found.activations != FLOAT
-    feeds = _signal(student, run) if looks else []
+    found, feeds = _asked(student, graph, settings, run, layers)
     if not settings.mixed:
         widths = {name: own[0] for name, own in found.widths.items()}
         plotted = run is not None and bool(run.items)

@@ -36,10 +36,9 @@ class Hidden(Lesson):
     def __init__(
         self, lesson: Lesson, whole: Network, spread: Mapping[str, float], weight: float, *, teaches: bool
     ) -> None:
-        self.objective, self.settings, self.teacher = lesson.objective, lesson.settings, lesson.teacher
-        self.by_calls, self.pairs = lesson.by_calls, lesson.pairs
+        super().__init__(lesson.objective, lesson.settings, lesson.teacher)
         self.whole, self.spread, self.weight = whole, spread, weight
-        self.teaches = teaches and not lesson.by_calls and not lesson.pairs
+        self.teaches = teaches and not self.by_calls and not self.pairs
 
     def __repr__(self) -> str:
         return f"Hidden({super().__repr__()}, {self.whole.keep}, {self.weight})"

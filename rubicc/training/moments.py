@@ -57,7 +57,7 @@ def _parts(readers: list[Reader]) -> Iterator[list[Reader]]:
     part: list[Reader] = []
     size = 0
     for reader in readers:
-        groups, _, width = reader.rows().shape
+        groups, _, width = reader.shape
         need = groups * width * width * 8
         if part and size + need > _BYTES:
             yield part
@@ -79,9 +79,8 @@ def _gathered(twin: Twin, readers: list[Reader], data: DataSet, items: int, seed
         with torch.no_grad():
             made = {**feeds, **twin(feeds)}
         for reader in readers:
-            width = reader.rows().shape[2]
             array = made[reader.x].float().cpu().numpy()
-            x = reader.seen(array, max(1, _POSITIONS * 64 // width))
+            x = reader.seen(array, max(1, _POSITIONS * 64 // reader.shape[2]))
             if x is None:
                 unknown.add(reader.key)
                 continue

@@ -125,7 +125,7 @@ class PruneChannels(Pass):
         coupling = self.couple(graph)
         chosen = self._candidates(coupling)
         state = record.read(graph)
-        products = readers(graph) if self.options.known else []
+        products = readers(graph)
         scores = {group.name: self._scores(graph, group, products) for group in chosen}
         rules = Rules(self.options.align, self.options.most, state["channels"])
         removed = self._choose(graph, coupling, chosen, scores, rules, state)
@@ -138,7 +138,7 @@ class PruneChannels(Pass):
             return False
         for group in coupling.groups:
             state["channels"].setdefault(group.name, group.size)
-        self.narrowed = narrowed(coupling, labels, readers(graph), self.options.known)
+        self.narrowed = narrowed(coupling, labels, products, self.options.known)
         for reader, lost in repair(coupling, labels, products, self.options.known):
             self.note(reader.name, f"least squares: {lost:.2%} of the power of what it gives is lost")
         cut(graph, coupling, labels, self.id)

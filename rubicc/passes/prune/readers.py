@@ -73,6 +73,12 @@ class Reader:
         """Whether it is a convolution in groups, each of which reads other channels."""
         return self.node.op_type == "Conv" and (self.node.attributes.get_int("group", 1) or 1) > 1
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(groups, outputs, K)."""
+        groups, outputs, width = self._rows(self._array()).shape
+        return groups, outputs, width
+
     def rows(self) -> np.ndarray:
         """The weights, ``(groups, outputs, K)``, float64."""
         return self._rows(self._array()).astype(np.float64)
@@ -128,12 +134,13 @@ class Reader:
         return add
 
     def _bias(self) -> tuple[ir.Value, tuple[slice, ...]] | None:
-        node, inputs, part = self.node, self.node.inputs, (slice(None),)
-        value = None
-        if node.op_type in _RECURRENT:
-            rows = self._array().shape[1]
+        """The constant, and which part of it is this product's."""
+        node, inputs, (groups, outputs, _) = self.node, self.node.inputs, self.shape
+        value: ir.Value | None = None
+        part: tuple[slice, ...] = (slice(None),)
+        if node.op_type in _RECURRENT:  # (directions, those of the input and then those of the states)
             value = inputs[3] if len(inputs) > 3 else None
-            part = (slice(None), slice(0, rows) if self.index == 1 else slice(rows, 2 * rows))  # type: ignore[assignment]
+            part = slice(None), slice((self.index - 1) * outputs, self.index * outputs)
         elif node.op_type == "MatMul":
             add = only_use(node.outputs[0])
             if add is not None and is_standard(add, "Add"):
@@ -143,8 +150,7 @@ class Reader:
         array = constant(value)
         if value is None or array is None or array.dtype != np.float32 or len(list(value.uses())) != 1:
             return None
-        fits = node.op_type in _RECURRENT or array.size == np.prod(self.rows().shape[:2])
-        return (value, part if node.op_type in _RECURRENT else (slice(None),) * array.ndim) if fits else None
+        return (value, part) if array[part].size == groups * outputs else None
 
 
 def readers(graph: Graph) -> list[Reader]:
@@ -172,7 +178,7 @@ def _reader(node: ir.Node, index: int, _: int, into: int) -> Reader | None:
     if array.dtype != np.float32 or array.ndim != rank:
         return None
     found = Reader(node, index, stored.value, stored.order, stored.order[into % rank], x.name)
-    return found if found.rows().shape[2] <= WIDEST else None
+    return found if found.shape[2] <= WIDEST else None
 
 
 @dataclass(frozen=True)

@@ -133,9 +133,8 @@ def repair(
             continue
         stays = coupling.kept(removed, vector, vector.size)
         if not stays.all() and stays.any():
-            columns = np.zeros(reader.rows().shape[2], bool)
-            columns[reader.columns(np.flatnonzero(stays)[:, None]).reshape(-1)] = True
-            changed.append((reader, _refit(reader, np.broadcast_to(columns, reader.rows().shape), moments)))
+            columns = np.repeat(stays, reader.taps)
+            changed.append((reader, _refit(reader, np.broadcast_to(columns, reader.shape), moments)))
     return changed
 
 
@@ -164,7 +163,7 @@ def narrowed(
 def _whole(reader: Reader, stays: np.ndarray, moments: Moments | None) -> np.ndarray:
     if moments is None or reader.split:
         return np.eye(len(stays), dtype=np.float32)[:, stays]
-    middle = reader.columns(np.arange(len(stays))[:, None])[:, reader.taps // 2]
+    middle = np.arange(len(stays)) * reader.taps + reader.taps // 2
     form = moments.form(centred=False)[0][np.ix_(middle, middle)]
     return np.linalg.solve(form[np.ix_(stays, stays)], form[stays]).T.astype(np.float32)
 
@@ -200,10 +199,10 @@ def nearest(weight: np.ndarray, stays: np.ndarray, form: np.ndarray) -> np.ndarr
     found = np.where(stays, weight, 0.0)
     scale = 1.0 / np.einsum("gkk->gk", form)[:, None, :]
     slope = np.where(stays, (weight - found) @ form, 0.0)
-    first = np.maximum(np.sum(slope * slope * scale, axis=2, keepdims=True), 1e-300)
     way, size = slope * scale, np.sum(slope * slope * scale, axis=2, keepdims=True)
+    small = _EXACT**2 * np.maximum(size, 1e-300)
     for _ in range(2 * weight.shape[2]):
-        if np.all(size <= _EXACT**2 * first):
+        if np.all(size <= small):
             break
         onward = np.where(stays, way @ form, 0.0)
         step = size / np.maximum(np.sum(way * onward, axis=2, keepdims=True), 1e-300)
