@@ -38,10 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("widths by layer, the least divergence within budgets")
     for name, (metavar, words, _) in BUDGETS.items():
         group.add_argument(f"--{name}", metavar=metavar, help=words)
+    group.add_argument("--latency", metavar="TIME", help="of one item, e.g. 5ms, by --latency-table")
     group.add_argument(
-        "--latency", metavar="FILE", help="table of seconds by layer and widths (docs/quantisation.md)"
+        "--latency-table", metavar="FILE", help="seconds by layer and widths (docs/quantisation.md)"
     )
-    group.add_argument("--latency-budget", metavar="TIME", help="within that table, e.g. 5ms")
     group.add_argument(
         "--identity-loss",
         metavar="X",
@@ -85,11 +85,11 @@ def quantize_settings(args: argparse.Namespace) -> Any:
 
     given = {flag: getattr(args, flag.replace("-", "_")) for flag in BUDGETS}
     budgets = {BUDGETS[flag][2]: _number(flag, text) for flag, text in given.items() if text is not None}
-    if args.latency_budget is not None:
-        budgets["latency"] = parse_seconds("--latency-budget", args.latency_budget, "", LONGEST)
-    found: dict[str, Any] = {"budgets": Budgets(**budgets)}
     if args.latency is not None:
-        found["latency"] = read_latency(args.latency)
+        budgets["latency"] = parse_seconds("--latency", args.latency, "", LONGEST)
+    found: dict[str, Any] = {"budgets": Budgets(**budgets)}
+    if args.latency_table is not None:
+        found["latency"] = read_latency(args.latency_table)
     if args.identity_loss is not None:
         found["identity_loss"] = number("identity-loss", args.identity_loss, code="RUB-SHRINK-070")
     if args.target is not None:

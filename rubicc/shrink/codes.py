@@ -117,7 +117,7 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "RUB-SHRINK-076": (
         "A table of latencies that cannot be read",
-        '`--latency FILE` holds seconds by layer and pair of widths as strict JSON: {"version": 1, '
+        '`--latency-table FILE` holds seconds by layer and pair of widths as strict JSON: {"version": 1, '
         '"seconds": {"LAYER": {"w4a8": 0.0001}}}. The message says what is wrong; change it there.',
     ),
     "RUB-SHRINK-090": (

@@ -167,8 +167,8 @@ def test_nothing_is_looked_at_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_latency_budget_is_kept(lstm: Path, times: dict[str, Any], tmp_path: Path) -> None:
     """Seven layers at 1 or 2 ms each: in 11 ms four of them have 8 bits."""
     (tmp_path / "t.json").write_text(json.dumps(times))
-    words = ["quantize", str(lstm), "-o", str(tmp_path / "q"), "--latency", str(tmp_path / "t.json")]
-    assert main([*words, "--latency-budget", "11.0001ms", "--widths", "4,8", "--no-refine", "-q"]) == 0
+    words = ["quantize", str(lstm), "-o", str(tmp_path / "q"), "--latency-table", str(tmp_path / "t.json")]
+    assert main([*words, "--latency", "11.0001ms", "--widths", "4,8", "--no-refine", "-q"]) == 0
     report = json.loads((tmp_path / "q" / "report.json").read_text())
     (row,) = [figure for figure in report["figures"] if figure["what"] == "latency"]
     assert row["after"] == pytest.approx(11e-3) and row["unit"] == "s"
@@ -265,15 +265,15 @@ def test_tables_are_read_strictly(what: str, tmp_path: Path) -> None:
 
 
 HOSTILE = {
-    "no such table": (["--latency", "nowhere.json", "--latency-budget", "1ms"], "RUB-SHRINK-076"),
-    "a table without its budget": (["--latency", "TABLE"], "RUB-SHRINK-070"),
-    "a budget without its table": (["--latency-budget", "1ms"], "RUB-SHRINK-070"),
-    "a budget that is no time": (["--latency", "TABLE", "--latency-budget", "1 bit"], "RUB-CLI-004"),
+    "no such table": (["--latency-table", "nowhere.json", "--latency", "1ms"], "RUB-SHRINK-076"),
+    "a table without its budget": (["--latency-table", "TABLE"], "RUB-SHRINK-070"),
+    "a budget without its table": (["--latency", "1ms"], "RUB-SHRINK-070"),
+    "a budget that is no time": (["--latency-table", "TABLE", "--latency", "1 bit"], "RUB-CLI-004"),
     "a budget below all": (
-        ["--latency", "TABLE", "--latency-budget", "1ms", "--widths", "4,8"], "RUB-PASS-033"
+        ["--latency-table", "TABLE", "--latency", "1ms", "--widths", "4,8"], "RUB-PASS-033"
     ),
-    "widths that the table lacks": (["--latency", "TABLE", "--latency-budget", "1s"], "RUB-PASS-033"),
-    "a table of another network": (["--latency", "OTHER", "--latency-budget", "1s"], "RUB-SHRINK-072"),
+    "widths that the table lacks": (["--latency-table", "TABLE", "--latency", "1s"], "RUB-PASS-033"),
+    "a table of another network": (["--latency-table", "OTHER", "--latency", "1s"], "RUB-SHRINK-072"),
     "an unknown target": (["--target", "cpuu"], "RUB-TGT-001"),
     "an unknown device": (["--target", "aie:vek281"], "RUB-TGT-002"),
     "a target that computes in floats": (["--target", "gpu:cuda"], "RUB-SHRINK-073"),
