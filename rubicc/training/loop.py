@@ -181,7 +181,7 @@ class _Run:
         for part in range(self.settings.accumulate):
             given = self.lesson.prepare(self._batch(step, part))
             whole = part == self.settings.accumulate - 1
-            with contextlib.nullcontext() if whole else self.group.apart(self.trained):
+            with self.group.sharing() if whole else self.group.apart(self.trained):
                 losses = self._losses(given)
                 (losses["loss"] / self.settings.accumulate).backward()
             for name, value in losses.items():

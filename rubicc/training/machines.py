@@ -40,6 +40,10 @@ class Alone:
         """Context in which gradients are not exchanged yet."""
         return contextlib.nullcontext()
 
+    def sharing(self) -> Any:
+        """Context of passes in which the wrapped network reaches the others by itself."""
+        return contextlib.nullcontext()
+
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the processes."""
         return values
@@ -98,6 +102,10 @@ class Several(Alone):
         """Context in which gradients are not exchanged yet."""
         return self.accelerator.no_sync(network)
 
+    def sharing(self) -> Any:
+        """See :meth:`Alone.sharing`: only failures to reach the others are told as such."""
+        return _together(all_errors=False)
+
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the processes."""
         with _together():
@@ -132,11 +140,14 @@ def first() -> bool:
 
 
 @contextlib.contextmanager
-def _together() -> Iterator[None]:
+def _together(*, all_errors: bool = True) -> Iterator[None]:
     """What the processes do together fails in all of them where one has ended."""
     try:
         yield
     except RuntimeError as err:
+        # gloo has no type of error of its own, but names its source file.
+        if not (all_errors or isinstance(err, torch.distributed.DistError) or "gloo/" in str(err)):
+            raise
         raise ToolMissing(
             "RUB-TRAIN-052",
             f"the processes no longer reach each other: {first_line(err)}",

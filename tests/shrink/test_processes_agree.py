@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rubicc import api
 from rubicc.errors import ToolMissing, UsageError
@@ -142,3 +143,14 @@ def test_a_lost_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for call in calls:
         with pytest.raises(ToolMissing, match=r"RUB-TRAIN-052.*Connection closed by peer"):
             call()
+
+
+def test_a_process_lost_in_a_step_is_told_and_no_other_error_is() -> None:
+    pytest.importorskip("accelerate")
+    group = object.__new__(Several)
+    with pytest.raises(ToolMissing, match="RUB-TRAIN-052"), group.sharing():
+        raise RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer")
+    with pytest.raises(ToolMissing, match="RUB-TRAIN-052"), group.sharing():
+        raise torch.distributed.DistBackendError("NCCL error")
+    with pytest.raises(RuntimeError, match="size mismatch"), group.sharing():
+        raise RuntimeError("size mismatch")

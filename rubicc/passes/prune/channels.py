@@ -167,12 +167,13 @@ class PruneChannels(Pass):
             found = importance(graph, group, opts.importance, seed=opts.seed, scores=opts.scores)
         if found is not None:
             return found
+        source = "what was measured" if opts.importance == "given" else opts.importance
         self.decisions.append(
             Decision(
                 "RUB-PASS-D50",
                 group.name,
                 "importance measured by the magnitude of weights (l2)",
-                f"{opts.importance} says nothing about these {group.kind}",
+                f"{source} says nothing about these {group.kind}",
             )
         )
         return importance(graph, group, "l2", seed=opts.seed, scores={})  # type: ignore[return-value]
