@@ -20,7 +20,7 @@ from rubicc.shrink.quantize_report import Done, change
 from rubicc.shrink.storage import stored
 from rubicc.shrink.student import Student, cleaned
 from rubicc.shrink.verb import carried_out
-from rubicc.shrink.width_search import Meter, curve, identity_in_float, search
+from rubicc.shrink.width_search import Meter, can_lose, curve, search
 from rubicc.shrink.widths import FLOAT, Variants, choices, layers_of
 from rubicc.training.sensitivity import Reference
 
@@ -45,8 +45,8 @@ class QuantizeSettings:
     Attributes:
         bits: of the weights of all layers, where no budget is given.
         budgets: widths by layer within these.
-        identity_loss: the smallest network whose identity on validation is at most this share of 1 below
-            that in float, within the budgets.
+        identity_loss: the smallest network within the budgets whose identity on validation is, at 95 %
+            confidence, at most this share of 1 below that in float.
         widths: that layers may have under budgets.
         target: only widths that this target keeps, e.g. ``aie:vek280``.
         activations: 8, or 32: they stay in float; None: 32, or 8 where the target takes no float.
@@ -196,7 +196,7 @@ def _choose(student: Student, graph: Graph, settings: QuantizeSettings, run: Tra
     reference = Reference(graph, [{n: torch.from_numpy(a) for n, a in feed.items()} for feed in feeds])
     meter, costed = Meter(variants, reference, run), variants.costs()
     if settings.identity_loss is not None:
-        identity_in_float(meter)
+        can_lose(meter)
     possible(costed, replace(settings.budgets, divergence=None))
     costed = variants.measured(costed, reference)
     best = search(meter, costed, settings.identity_loss)

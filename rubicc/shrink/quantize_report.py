@@ -94,7 +94,8 @@ def _headline(done: Done) -> str:
         mean = sum(layer.elements * done.widths[layer.name] for layer in done.layers) / whole
         text += f", {mean:.2f} on average; divergence {done.chosen.divergence:.3g}"
         if done.search.measured:
-            text += f" (the smallest that keeps its identity of {done.search.measured} decoded)"
+            text += f" (the smallest of {done.search.measured} decoded that keeps its identity)"
+            text += f"; identity lost on the choices {done.search.lost}"
         else:
             text += f" ({done.search.unrefined:.3g} before {done.search.trials} trials of refinement)"
     for words, score in (("rounded", done.rounded), ("after training", done.after if done.history else None)):

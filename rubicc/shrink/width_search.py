@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from rubicc.errors import UsageError
 from rubicc.passes.quantize.assign import Budgets, Layer, assign
 from rubicc.training.network import Network
-from rubicc.training.scoring import mean_identity
+from rubicc.training.scoring import identities
 from rubicc.training.twin import Twin
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 TRIALS = 40  # of refinement
 BISECTIONS = 12
+CONFIDENCE = 0.95
 SHARES = (0.25, 0.5, 0.75)  # of the way from the narrowest to the widest: budgets that the plot shows
 
 
@@ -40,6 +42,33 @@ class Point:
     seconds: float | None = None
 
 
+@dataclass(frozen=True)
+class Lost:
+    """Identity lost on the validation items.
+
+    Attributes:
+        mean: over the items.
+        most: what it is at most on such items, at 95 % confidence (one-sided, Student's t over the items).
+            Of many networks measured, the one that seems to lose least was lucky: this makes up for it.
+    """
+
+    mean: float
+    most: float
+    items: int
+
+    @classmethod
+    def of(cls, losses: Sequence[float]) -> Lost:
+        """Of the losses of at least two items."""
+        from scipy import stats
+
+        count, mean = len(losses), statistics.fmean(losses)
+        error = statistics.stdev(losses) / math.sqrt(count)
+        return cls(mean, mean + float(stats.t.ppf(CONFIDENCE, count - 1)) * error, count)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f}, at most {self.most:.4f} at {CONFIDENCE:.0%} confidence over {self.items} items"
+
+
 @dataclass
 class Meter:
     """Measures widths, each set of them once.
@@ -53,7 +82,7 @@ class Meter:
     reference: Reference | None
     run: Training | None
     _divergences: dict[tuple[tuple[str, int], ...], float] = field(default_factory=dict)
-    _identities: dict[tuple[tuple[str, int], ...], float | None] = field(default_factory=dict)
+    _identities: dict[tuple[tuple[str, int], ...], list[float] | None] = field(default_factory=dict)
 
     @property
     def decoded(self) -> int:
@@ -70,13 +99,23 @@ class Meter:
 
     def identity(self, widths: Widths | None = None) -> float | None:
         """Mean over the validation items, decoded; ``None`` where there are none; of float by default."""
+        found = self.identities(widths)
+        return None if found is None else sum(found) / len(found)
+
+    def identities(self, widths: Widths | None = None) -> list[float] | None:
+        """As :meth:`identity`, by item."""
         if self.run is None or not self.run.items:
             return None
         key = tuple(sorted((widths or {}).items()))
         if key not in self._identities:
             graph = self.variants.at(widths) if widths else self.variants.graph
-            self._identities[key] = _identity(graph, self.run)
+            self._identities[key] = _identities(graph, self.run)
         return self._identities[key]
+
+    def lost(self, widths: Widths) -> Lost:
+        """Against the network in float, item by item."""
+        whole, own = self.identities(), self.identities(widths)
+        return Lost.of([was - now for was, now in zip(whole or (), own or (), strict=True)])
 
     def point(self, label: str, widths: Widths) -> Point:
         """Everything that can be measured of these widths."""
@@ -90,9 +129,9 @@ class Meter:
         )
 
 
-def _identity(graph: Graph, run: Training) -> float | None:
+def _identities(graph: Graph, run: Training) -> list[float] | None:
     network = Network(Twin(graph), run.student.meta).to(run.group.device)
-    return mean_identity(network, run.objective, run.items, run.settings)
+    return identities(network, run.objective, run.items, run.settings)
 
 
 @dataclass
@@ -103,11 +142,13 @@ class Found:
         trials, unrefined: networks whose divergence was measured to refine the first one, and that of the
             first.
         measured: networks whose identity was measured to keep its budget; then nothing was refined so.
+        lost: identity, where it has a budget.
     """
 
     widths: dict[str, int]
     trials: int = 0
     measured: int = 0
+    lost: Lost | None = None
     unrefined: float = 0.0
 
 
@@ -179,30 +220,31 @@ def _step(own: Sequence[int], width: int, by: int) -> int | None:
 
 
 def _within(meter: Meter, layers: Sequence[Layer], loss: float) -> Found:
-    """The smallest network measured whose identity is at most ``loss`` below that in float.
+    """The smallest network measured that loses at most ``loss`` of the identity in float, confidently.
 
     Divergence orders assignments: the smallest within a sum of divergences is taken for rising and falling
     sums, by bisection, and then single layers are narrowed. The points of the plot take part as well. Only
     what the decoder says decides.
     """
     settings, act = meter.variants.settings, meter.variants.choices.activations
-    whole, found = identity_in_float(meter), Found({})
+    found = Found({})
     holding: list[tuple[float, float, dict[str, int]]] = []
 
     def holds(widths: dict[str, int]) -> bool:
-        identity = meter.identity(widths)
-        if identity is None or identity < whole - loss:
+        lost = meter.lost(widths)
+        if lost.most > loss:
             return False
-        holding.append((_cost(layers, "size", widths, act), -identity, widths))
+        holding.append((_cost(layers, "size", widths, act), lost.mean, widths))
         return True
 
     closest = _assigned(layers, settings.budgets, smallest=False)
     if not holds(closest):
-        lost = whole - (meter.identity(closest) or 0.0)
         raise UsageError(
             "RUB-SHRINK-074",
-            f"an identity loss of {loss:g} cannot be kept: the widths of least divergence lose {lost:.4f}",
-            hint="allow wider ones with --widths or a larger loss, or give --weights-mean-bits and train",
+            f"an identity loss of {loss:g} cannot be kept: the widths of least divergence lose "
+            f"{meter.lost(closest)}",
+            hint="allow wider ones with --widths or a larger loss, or measure on more items "
+            "(--validation-items), or give --weights-mean-bits and train",
         )
     limits = settings.budgets.limits(layers)
     for widths in (*_uniform(meter).values(), *_by_mean(layers).values()):
@@ -212,23 +254,22 @@ def _within(meter: Meter, layers: Sequence[Layer], loss: float) -> Found:
     if settings.refine:
         _narrow(min(holding, key=lambda row: row[:2])[2], holds, meter, layers)
     found.widths, found.measured = min(holding, key=lambda row: row[:2])[2], meter.decoded
+    found.lost = meter.lost(found.widths)
     return found
 
 
-def identity_in_float(meter: Meter) -> float:
-    """Identity of the network before it is quantised.
+def can_lose(meter: Meter) -> None:
+    """Refuse a budget of identity where there is nothing to take it of.
 
     Raises:
-        UsageError: ``RUB-SHRINK-071``: there is nothing to take it of.
+        UsageError: ``RUB-SHRINK-071``.
     """
-    whole = meter.identity()
-    if whole is None:
+    if len(meter.identities() or ()) < 2:
         raise UsageError(
             "RUB-SHRINK-071",
-            "an identity loss is a budget for basecallers with validation data",
+            "an identity loss is a budget for basecallers with validation data, two items or more",
             hint="give --data and --validation with bases, or --divergence instead",
         )
-    return whole
 
 
 def _ends(layers: Sequence[Layer], closest: Widths, act: int) -> tuple[float, float]:

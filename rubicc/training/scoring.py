@@ -50,10 +50,10 @@ def called_identity(objective: Objective, scores: np.ndarray, batch: Batch) -> l
 
 
 @torch.no_grad()
-def mean_identity(
+def identities(
     network: Network, objective: Objective, items: Sequence[Item], settings: TrainSettings
-) -> float | None:
-    """The identity of :func:`score` alone: no loss, and no teacher that would have to run for it."""
+) -> list[float] | None:
+    """The identity of :func:`score` by item: no loss, and no teacher that would have to run for it."""
     network.eval()
     device, found = next(network.parameters()).device, []
     for first in range(0, len(items), settings.batch):
@@ -63,7 +63,7 @@ def mean_identity(
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
             scores, _ = network(whole.to(device).feeds)
         found += called_identity(objective, scores.float().cpu().numpy(), whole)
-    return sum(found) / len(found) if found else None
+    return found or None
 
 
 @torch.no_grad()
