@@ -84,6 +84,10 @@ ARMS: dict[str, Arm] = {
     "int8 weights and activations": Arm(("quantize", "--bits", "8", "--activations", "8"), seeds=1),
     "mean 5.5 bits, no training": Arm(("quantize", "--weights-mean-bits", "5.5"), seeds=1),
     "mean 5.5 bits": Arm(("quantize", "--weights-mean-bits", "5.5"), steps=120),
+    "at most 1 % of identity lost, no training": Arm(("quantize", "--identity-loss", "1%"), seeds=1),
+    "mean 5.5 bits of coreml:iOS18's widths, no training": Arm(
+        ("quantize", "--target", "coreml:iOS18", "--weights-mean-bits", "5.5"), seeds=1
+    ),
     "4 bits, no training": Arm(("quantize", "--bits", "4"), seeds=1),
     "4 bits": Arm(("quantize", "--bits", "4"), steps=250),
     "taiyaki 8 bits (asymmetric, tensor)": Arm(

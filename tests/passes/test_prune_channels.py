@@ -135,6 +135,20 @@ def test_budgets(scope: str, name: str) -> None:
     assert widths(absolute) == widths(work)
 
 
+@pytest.mark.parametrize("weakest", [0, 1])
+def test_only_some_layers_take_the_last_step_of_an_alignment(weakest: int) -> None:
+    """All at 16 of 32 channels would be far below the budget: the layer that matters more keeps its own."""
+    scores = {
+        group.name: np.arange(32.0) + 100 * (place != weakest)
+        for place, group in enumerate(groups(chain(32, 32)).groups)
+    }
+    asked = {"macs": 0.7, "bind": BIND, "importance": "given", "scores": scores}
+    work, one = pruned(chain(32, 32), align=16, **asked)
+    assert widths(work) == ((16, 32), (32, 16))[weakest] and len(one.cuts) == 1
+    both, _ = pruned(chain(32, 32), align=16, **asked | {"macs": 0.3})
+    assert widths(both) == (16, 16), "nearer to the budget than one step"
+
+
 def test_a_budget_of_a_measure_of_ones_own() -> None:
     work, _ = pruned(chain(), cost=lambda one: float(initializer(one, "a").shape[0]), budget=5.0)
     assert widths(work)[0] == 5

@@ -206,7 +206,7 @@ class PruneChannels(Pass):
             cut(trial, coupling, _labels(chosen, removed), self.id)
             return measure(trial)
 
-        return within_budget(lambda share: pick(chosen, scores, share, rules), cost, budget, what)
+        return within_budget(lambda share: pick(chosen, scores, share, rules), cost, budget, what, scores)
 
     def _budget(
         self, graph: Graph, coupling: Coupling, state: dict[str, Any]

@@ -42,6 +42,7 @@ class Rules:
         return self.align // math.gcd(self.align, group.width)
 
 
+NEAR = 0.97  # of a budget: nearer ones are left as they are, all layers alike
 Removed = dict[str, np.ndarray]  # group name -> indices of its channels that go, ascending
 
 
@@ -87,16 +88,23 @@ def overall(groups: Sequence[Group], scores: Mapping[str, np.ndarray], ratio: fl
 
 
 def within_budget(
-    choose: Callable[[float], Removed], cost: Callable[[Removed], float], budget: float, what: str
+    choose: Callable[[float], Removed],
+    cost: Callable[[Removed], float],
+    budget: float,
+    what: str,
+    scores: Mapping[str, np.ndarray],
 ) -> Removed:
     """The smallest cut of those ``choose`` makes for shares from 0 to 1 that costs at most ``budget``.
+
+    Where layers of one width lose an alignment's step together, a share more or less is far from the budget;
+    then only some of them take the last step: those where ``scores`` say that it matters least.
 
     Raises:
         UsageError: ``RUB-PASS-051``, the largest cut costs more.
     """
     if cost({}) <= budget:
         return {}
-    low, high, best = 0.0, 1.0, choose(1.0)
+    low, high, best, over = 0.0, 1.0, choose(1.0), Removed()
     least = cost(best)
     if not least <= budget:
         raise UsageError(
@@ -107,11 +115,30 @@ def within_budget(
     while high - low > 1 / 256:
         middle = (low + high) / 2
         removed = choose(middle)
-        if cost(removed) <= budget:
-            high, best = middle, removed
+        found = cost(removed)
+        if found <= budget:
+            high, best, least = middle, removed, found
         else:
-            low = middle
-    return best
+            low, over = middle, removed
+    return best if least >= NEAR * budget else _between(over, best, lambda one: cost(one) <= budget, scores)
+
+
+def _between(
+    over: Removed, best: Removed, fits: Callable[[Removed], bool], scores: Mapping[str, np.ndarray]
+) -> Removed:
+    """``best``, but for the first groups only what ``over`` takes: as many of them as fit."""
+    back = {name: np.setdiff1d(gone, over.get(name, ())) for name, gone in best.items()}
+    order = [name for name in best if len(back[name])]
+    order.sort(key=lambda name: -float(scores[name][back[name]].mean()))
+    low, high, found = 0, len(order), best
+    while high - low > 1:
+        middle = (low + high) // 2
+        trial = best | {name: over.get(name, best[name][:0]) for name in order[:middle]}
+        if fits(trial):
+            low, found = middle, trial
+        else:
+            high = middle
+    return found
 
 
 def _least(scores: np.ndarray, count: int) -> np.ndarray:
