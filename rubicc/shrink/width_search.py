@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from rubicc.training.sensitivity import Reference
 
 TRIALS = 40  # of refinement
+NARROWINGS = 20
 BISECTIONS = 12
-CONFIDENCE = 0.95
+DOUBT = 0.05  # that a network loses more than it may
 SHARES = (0.25, 0.5, 0.75)  # of the way from the narrowest to the widest: budgets that the plot shows
 
 
@@ -48,25 +49,32 @@ class Lost:
 
     Attributes:
         mean: over the items.
-        most: what it is at most on such items, at 95 % confidence (one-sided, Student's t over the items).
-            Of many networks measured, the one that seems to lose least was lucky: this makes up for it.
+        error: of the mean, from how differently the items lose.
     """
 
     mean: float
-    most: float
+    error: float
     items: int
 
     @classmethod
     def of(cls, losses: Sequence[float]) -> Lost:
         """Of the losses of at least two items."""
+        error = statistics.stdev(losses) / math.sqrt(len(losses))
+        return cls(statistics.fmean(losses), error, len(losses))
+
+    def most(self, tries: int = 1) -> float:
+        """What is lost on such items at most, at 95 % confidence (one-sided, Student's t).
+
+        Args:
+            tries: networks of which the luckiest could be taken, for which the bound makes up (Bonferroni).
+        """
         from scipy import stats
 
-        count, mean = len(losses), statistics.fmean(losses)
-        error = statistics.stdev(losses) / math.sqrt(count)
-        return cls(mean, mean + float(stats.t.ppf(CONFIDENCE, count - 1)) * error, count)
+        return self.mean + float(stats.t.ppf(1 - DOUBT / tries, self.items - 1)) * self.error
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f}, at most {self.most:.4f} at {CONFIDENCE:.0%} confidence over {self.items} items"
+        bound = f"at most {self.most():.4f} at {1 - DOUBT:.0%} confidence"
+        return f"{self.mean:.4f}, {bound} over {self.items} items"
 
 
 @dataclass
@@ -224,15 +232,16 @@ def _within(meter: Meter, layers: Sequence[Layer], loss: float) -> Found:
 
     Divergence orders assignments: the smallest within a sum of divergences is taken for rising and falling
     sums, by bisection, and then single layers are narrowed. The points of the plot take part as well. Only
-    what the decoder says decides.
+    what the decoder says decides: that no more is lost at 95 % confidence, and where any of several networks
+    may win by luck, that none of them does.
     """
     settings, act = meter.variants.settings, meter.variants.choices.activations
     found = Found({})
     holding: list[tuple[float, float, dict[str, int]]] = []
 
-    def holds(widths: dict[str, int]) -> bool:
+    def holds(widths: dict[str, int], tries: int = 1) -> bool:
         lost = meter.lost(widths)
-        if lost.most > loss:
+        if lost.most(tries) > loss:
             return False
         holding.append((_cost(layers, "size", widths, act), lost.mean, widths))
         return True
@@ -247,9 +256,10 @@ def _within(meter: Meter, layers: Sequence[Layer], loss: float) -> Found:
             "(--validation-items), or give --weights-mean-bits and train",
         )
     limits = settings.budgets.limits(layers)
-    for widths in (*_uniform(meter).values(), *_by_mean(layers).values()):
+    points = [*_uniform(meter).values(), *_by_mean(layers).values()]
+    for widths in points:
         if _kept(layers, limits, widths, act):
-            holds(widths)
+            holds(widths, len(points))
     _bisect(lambda sum_: _smallest(layers, settings.budgets, sum_), holds, *_ends(layers, closest, act))
     if settings.refine:
         _narrow(min(holding, key=lambda row: row[:2])[2], holds, meter, layers)
@@ -306,7 +316,7 @@ def _bisect(
 
 def _narrow(
     widths: dict[str, int],
-    holds: Callable[[dict[str, int]], bool],
+    holds: Callable[[dict[str, int], int], bool],
     meter: Meter,
     layers: Sequence[Layer],
 ) -> None:
@@ -314,7 +324,7 @@ def _narrow(
     act, first, own = meter.variants.choices.activations, meter.decoded, _own(layers)
     done: set[tuple[str, int]] = set()
     limits = meter.variants.settings.budgets.limits(layers)
-    while meter.decoded - first < TRIALS // 2:
+    while meter.decoded - first < NARROWINGS:
         rows = []
         for layer in layers:
             width = _step(own[layer.name], widths[layer.name], -1)
@@ -327,7 +337,7 @@ def _narrow(
         _, name, width = min(rows)
         done.add((name, width))
         trial = widths | {name: width}
-        if _kept(layers, limits, trial, act) and holds(trial):
+        if _kept(layers, limits, trial, act) and holds(trial, NARROWINGS):
             widths = trial
 
 

@@ -24,7 +24,7 @@ from rubicc.shrink import result as results
 from rubicc.shrink import widths as widths_module
 from rubicc.shrink.latency import read_latency
 from rubicc.shrink.quantize import QuantizeSettings
-from rubicc.shrink.width_search import Lost, Meter
+from rubicc.shrink.width_search import NARROWINGS, Lost, Meter
 from rubicc.training.settings import TrainSettings
 from tests.training.twin_zoo import feeds, net
 
@@ -76,8 +76,9 @@ def test_the_bound_of_a_loss_is_students() -> None:
     """Mean 0.02, standard error 0.01 / sqrt(4), quantile 2.353 at three degrees of freedom."""
     lost = Lost.of([0.01, 0.03, 0.01, 0.03])
     assert lost.mean == pytest.approx(0.02) and lost.items == 4
-    assert lost.most == pytest.approx(0.02 + 2.35336 * 0.0115470 / 2, rel=1e-5)
-    assert Lost.of([0.02, 0.02]).most == pytest.approx(0.02)
+    assert lost.most() == pytest.approx(0.02 + 2.35336 * 0.0115470 / 2, rel=1e-5)
+    assert lost.most(5) == pytest.approx(0.02 + 4.54070 * 0.0115470 / 2, rel=1e-5), "1 % each"
+    assert Lost.of([0.02, 0.02]).most() == pytest.approx(0.02)
 
 
 def test_an_identity_budget_gives_the_smallest_network_that_keeps_it(
@@ -89,19 +90,20 @@ def test_an_identity_budget_gives_the_smallest_network_that_keeps_it(
         return tried.setdefault(meter.variants.nbytes(widths), own(meter, widths))
 
     monkeypatch.setattr(Meter, "lost", lost)
-    report, graph = quantised(DEMO, tmp_path / "q", DATA, identity_loss=0.05, widths=(2, 4, 8), train=False)
+    report, graph = quantised(DEMO, tmp_path / "q", DATA, identity_loss=0.08, widths=(2, 4, 8), train=False)
     identity, size = report.figure("identity"), report.figure("bytes of weights")
     assert identity.before > 0.8, "the network calls"
     assert identity.after == pytest.approx(identity.before - tried[size.after].mean)
     assert str(tried[size.after]) in report.headline
-    assert size.after == min(nbytes for nbytes, lost in tried.items() if lost.most <= 0.05)
-    assert any(one.mean <= 0.05 < one.most for one in tried.values()), "luck is not enough"
+    safe = min(nbytes for nbytes, one in tried.items() if one.most(NARROWINGS) <= 0.08)
+    assert tried[size.after].most() <= 0.08 and size.after <= safe
+    assert any(one.mean <= 0.08 < one.most() for one in tried.values()), "luck is not enough"
     found = points(report)
     ((nbytes, lost),) = found.pop("chosen")
     assert lost == pytest.approx(identity.after, abs=1e-6) and size.after == nbytes
     others = [point for row in found.values() for point in row]
     assert len(others) == 6
-    assert any(other < identity.before - 0.05 for _, other in others), "not everything keeps it"
+    assert any(other < identity.before - 0.08 for _, other in others), "not everything keeps it"
     assert len(set(widths(graph).values())) > 1 and "decoded" in report.headline
 
 
