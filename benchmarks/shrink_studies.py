@@ -40,7 +40,7 @@ class Arm:
 
     Attributes:
         verb: of rubicc, with its options.
-        model: ``mgru``, or a factory of ``flipflop_student``.
+        model: ``mgru``, a factory of ``flipflop_student``, or the arm whose result of the same seed is meant.
         steps: of distillation from the mGru; 0: nothing is trained.
         lr: where the rate begins to fall.
         seeds: how many; 1 where nothing is random.
@@ -70,6 +70,9 @@ STRETCHED = ("--stretch", "0.15")  # ten reads are learned by heart in long runs
 ARMS: dict[str, Arm] = {
     "mgru in float": Arm(("compile", "--target", "cpu"), seeds=1),
     "prune to 50 % MACs": Arm(("prune", "--macs", "50%", *GLOBAL, *STRETCHED), steps=4500, lr=0.01),
+    "prune to 50 % MACs, trained on": Arm(
+        ("train", "--copies", "0", "--warmup", "50", *STRETCHED), "prune to 50 % MACs", 1500, 0.004
+    ),
     "prune to 25 % MACs": Arm(("prune", "--macs", "25%", *STRETCHED), steps=7000, lr=0.01),
     "prune to 50 % MACs, short": Arm(("prune", "--macs", "50%", *GLOBAL, *STRETCHED), steps=1000, lr=0.01),
     "prune to 25 % MACs, short": Arm(("prune", "--macs", "25%", *STRETCHED), steps=1000, lr=0.01),
@@ -127,9 +130,10 @@ def main() -> None:
         for name, arm in ARMS.items()
         if seed < arm.seeds and once == (arm.seeds == 1) and any(fnmatch(name, one) for one in args.only)
     ]
-    if not args.table:
+    for later in (False, True):  # arms that go on from others' results
+        now = [one for one in todo if (ARMS[one[0]].model in ARMS) == later and not args.table]
         with ThreadPoolExecutor(args.workers) as pool:
-            list(pool.map(lambda one: run(args.folder, *one), todo))
+            list(pool.map(lambda one: run(args.folder, *one), now))
     print("\n".join(table(known(args.folder))))
 
 
@@ -138,7 +142,7 @@ def run(folder: Path, name: str, seed: int) -> None:
     key = f"{name} #{seed}"
     if key in known(folder):
         return
-    out = folder / "".join(c if c.isalnum() else "_" for c in key)
+    out = home(folder, name, seed)
     began = time.perf_counter()
     if not (out / "manifest.json").is_file():
         made = rubicc(command(folder, ARMS[name], seed, out))
@@ -158,6 +162,11 @@ def run(folder: Path, name: str, seed: int) -> None:
     print(f"{key}: identity {mean(scores):.4f}, {seconds:.0f} s", file=sys.stderr)
 
 
+def home(folder: Path, name: str, seed: int) -> Path:
+    """Where an arm's result lies."""
+    return folder / "".join(c if c.isalnum() else "_" for c in f"{name} #{seed}")
+
+
 def command(folder: Path, arm: Arm, seed: int, out: Path) -> list[str]:
     """The arm as words of the command line."""
     words = list(arm.verb)
@@ -168,6 +177,9 @@ def command(folder: Path, arm: Arm, seed: int, out: Path) -> list[str]:
         words[at] = str(file)
     if arm.model == "mgru":
         words += [str(MGRU), "--arch", "taiyaki-mgru"]
+    elif arm.model in ARMS:
+        words.append(str(home(folder, arm.model, seed)))
+        seed += 100  # other items than before
     else:
         words += [f"python:flipflop_student:{arm.model}", "--allow-code"]
     words += ["-o", str(out), "--threads", "1", "--quiet"]
@@ -177,7 +189,7 @@ def command(folder: Path, arm: Arm, seed: int, out: Path) -> list[str]:
         reads = [path for path in sorted((SHARED / "r9_reads").glob("*.fast5")) if not scored(path)]
         words += ["--data", *map(str, reads), "--teacher", str(MGRU), "--teacher-arch", "taiyaki-mgru"]
         words += ["--seed", str(seed), "--chunk", "2400", "--validation", str(CHOICES)]
-        words += [] if words[0] == "prune" else ["--copies", "4"]
+        words += [] if words[0] == "prune" or "--copies" in words else ["--copies", "4"]
     if arm.steps:
         words += ["--alpha", "1", "--lr", str(arm.lr)]
         return [*words, "--steps", str(arm.steps), "--validate-every", "250"]
