@@ -108,8 +108,8 @@ CODES: dict[str, tuple[str, str]] = {
     "RUB-SHRINK-074": (
         "The identity asked for cannot be kept by rounding alone",
         "Even the widths of least divergence lose more on the validation data than --identity-loss allows, "
-        "or may do so at 95 % confidence. Allow wider ones with --widths or a larger loss, or give more items, "
-        "or a mean width and train.",
+        "or may do so at 95 % confidence. Allow wider ones with --widths or a larger loss, or give more "
+        "items, or a mean width and train.",
     ),
     "RUB-SHRINK-075": (
         "A network's outputs are not finite",
