@@ -225,11 +225,13 @@ class _Clip:
     def _train(self, stage: Stage, index: int) -> None:
         """Train the student for its part of the steps; a finished part is read from its state."""
         run, steps = self.run, self.steps[index]
-        # Each stage sees other data, and warms up for a tenth of its time at most.
+        # Each stage sees other data, and warms up for a tenth of its time at most. Only the last one ends in
+        # small steps: what those win is lost with the next skips.
         own = replace(
             run.settings,
             steps=steps,
             warmup=min(run.settings.warmup, steps // 10),
+            lr_end=run.settings.lr_end if index == len(self.steps) - 1 else 1.0,
             seed=run.settings.seed + stage.number - 1,
         )
         # The state of the training belongs to a network without just these skips.

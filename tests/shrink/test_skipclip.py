@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +117,11 @@ def test_stage_by_stage(model: Path, tmp_path: Path) -> None:
     assert made.report.figure("identity").after is not None
     logs = sorted(path.name for path in (tmp_path / "out" / "training").glob("*steps.csv"))
     assert logs == ["stage1-steps.csv", "stage2-steps.csv"]
+    rates = [
+        [float(row["lr"]) for row in csv.DictReader((tmp_path / "out" / "training" / name).open())]
+        for name in logs
+    ]
+    assert [rows[-1] / SHORT.lr < 0.9 for rows in rates] == [False, True], "only the last stage cools down"
     assert not residuals(graph).found and not (tmp_path / "out.partial").exists()
 
 
