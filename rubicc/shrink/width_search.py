@@ -236,7 +236,6 @@ def _within(meter: Meter, layers: Sequence[Layer], loss: float) -> Found:
     may win by luck, that none of them does.
     """
     settings, act = meter.variants.settings, meter.variants.choices.activations
-    found = Found({})
     holding: list[tuple[float, float, dict[str, int]]] = []
 
     def holds(widths: dict[str, int], tries: int = 1) -> bool:
@@ -263,9 +262,8 @@ def _within(meter: Meter, layers: Sequence[Layer], loss: float) -> Found:
     _bisect(lambda sum_: _smallest(layers, settings.budgets, sum_), holds, *_ends(layers, closest, act))
     if settings.refine:
         _narrow(min(holding, key=lambda row: row[:2])[2], holds, meter, layers)
-    found.widths, found.measured = min(holding, key=lambda row: row[:2])[2], meter.decoded
-    found.lost = meter.lost(found.widths)
-    return found
+    widths = min(holding, key=lambda row: row[:2])[2]
+    return Found(widths, measured=meter.decoded, lost=meter.lost(widths))
 
 
 def can_lose(meter: Meter) -> None:
