@@ -161,6 +161,7 @@ class _Clip:
         more = stages < len(plan.remaining)
         trains = self.settings.train
         self.steps = self.settings.steps(run.settings.steps, stages, more=more) if trains else []
+        self.cools = -1 if more else stages - 1  # index of the stage after which no skips go
         removal.importance = {name: plan.importance[name] for name in names if name in plan.importance}
         self._save()
 
@@ -231,7 +232,7 @@ class _Clip:
             run.settings,
             steps=steps,
             warmup=min(run.settings.warmup, steps // 10),
-            lr_end=run.settings.lr_end if index == len(self.steps) - 1 else 1.0,
+            lr_end=run.settings.lr_end if index == self.cools else 1.0,
             seed=run.settings.seed + stage.number - 1,
         )
         # The state of the training belongs to a network without just these skips.
